@@ -1,0 +1,79 @@
+//! `kindlift build`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kindlift::error::Error;
+use kindlift::image::Platform;
+use kindlift::job::Job;
+use kindlift::report::Outcome;
+use kindlift::run::{self, BuildRequest};
+
+use super::Place;
+
+/// Build an image, load it into every node, and prove it with crictl
+///
+/// Under Skaffold (`exec kindlift build` as a custom builder's buildCommand) everything comes
+/// from the environment.
+#[derive(Args)]
+pub struct Build {
+    /// The image's name
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    tag: Option<String>,
+    /// The Dockerfile [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// The stage to build
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// Set a build argument
+    #[arg(long, value_name = "K=V")]
+    build_arg: Vec<String>,
+    /// Expose a secret to the build
+    #[arg(long, value_name = "id=…,src=…")]
+    secret: Vec<String>,
+    /// Expose an SSH agent or key to the build
+    #[arg(long, value_name = "default|ID=…")]
+    ssh: Vec<String>,
+    /// Build for this platform [default: the nodes']
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
+    platform: Option<Platform>,
+    /// Push to the registry instead of loading
+    #[arg(long)]
+    push: bool,
+    #[command(flatten)]
+    place: Place,
+    /// The folder to build [default: Skaffold's, or the current one]
+    context: Option<String>,
+    /// Flags for the engine's build
+    #[arg(last = true, value_name = "FLAG")]
+    flags: Vec<String>,
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse()
+        .map_err(|e: Error| e.next_step().unwrap_or("unknown platform").to_owned())
+}
+
+impl Build {
+    /// Runs it.
+    pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
+        let request = BuildRequest {
+            tag: self.tag.clone(),
+            context: self.context.clone(),
+            dockerfile: self.file.clone(),
+            target: self.target.clone(),
+            build_args: self.build_arg.clone(),
+            secrets: self.secret.clone(),
+            ssh: self.ssh.clone(),
+            platform: self.platform.clone(),
+            engine: None,
+            push: self.push,
+            place: self.place.resolve(),
+            flags: self.flags.clone(),
+        };
+        run::build(job, &request)
+            .await
+            .map(|outcome| outcome.into_iter().collect())
+    }
+}

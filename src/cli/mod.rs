@@ -1,0 +1,197 @@
+//! The command line: reads flags and the environment, runs one command, reports.
+
+mod build;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kindlift::env::Env;
+use kindlift::error::{Error, ErrorKind};
+use kindlift::job::{Cancel, Job};
+use kindlift::report::{self, Outcome, Report, Text, Verbosity};
+use kindlift::run::Where;
+
+/// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
+#[derive(Parser)]
+#[command(name = "kindlift", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: Global,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed · 4 no engine · \
+5 no cluster or node · 6 image refused · 7 load failed, nodes as before · 8 not verified · \
+130/143 interrupted";
+
+#[derive(Subcommand)]
+enum Command {
+    Build(build::Build),
+}
+
+#[derive(Args)]
+struct Global {
+    /// How to report: lines on stderr, or one JSON document on stdout
+    #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
+    output: Output,
+    /// Tell each step
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Tell errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Give a step up when nothing has moved for this long, in seconds
+    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = 15,
+          value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
+    stall_timeout: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Where to load.
+#[derive(Args)]
+struct Place {
+    /// The Kind cluster [default: that of the kube context]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// The kube context whose cluster to use
+    #[arg(long, value_name = "CONTEXT")]
+    kube_context: Option<String>,
+    /// Load only these nodes
+    #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
+    nodes: Vec<String>,
+    /// Load an image that the nodes cannot run
+    #[arg(long)]
+    allow_foreign_platform: bool,
+}
+
+impl Place {
+    fn resolve(&self) -> Where {
+        Where {
+            cluster: self.cluster.clone(),
+            kube_context: self.kube_context.clone(),
+            nodes: self.nodes.clone(),
+            allow_foreign_platform: self.allow_foreign_platform,
+        }
+    }
+}
+
+/// Parses, runs, reports.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // A closed pipe behind `--help | head` is fine.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() {
+                ErrorKind::Usage.exit_code()
+            } else {
+                0
+            });
+        }
+    };
+    let start = Instant::now();
+    let verbosity = verbosity(&cli.global);
+    log(verbosity);
+    let result = execute(&cli, verbosity);
+    match (&result, cli.global.output) {
+        (Ok(outcomes), Output::Text) => {
+            if verbosity >= Verbosity::Normal {
+                let seconds = start.elapsed().as_secs_f64();
+                outcomes
+                    .iter()
+                    .for_each(|outcome| report::summary(outcome, seconds));
+            }
+        }
+        (Ok(outcomes), Output::Json) => report::document(Ok(outcomes)),
+        (Err(e), output) => {
+            report::error(e);
+            if output == Output::Json {
+                report::document(Err(e));
+            }
+        }
+    }
+    ExitCode::from(result.err().map_or(0, |e| e.kind().exit_code()))
+}
+
+fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
+    // One thread, which lives as long as the process: children are told to die with the thread
+    // that spawned them.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::new(ErrorKind::Internal, "cannot start").because(e))?;
+    let report: Arc<dyn Report> = Arc::new(Text::new(verbosity));
+    let job = Job {
+        env: Env::new(std::env::vars_os()),
+        report,
+        cancel: Cancel::default(),
+        patience: Duration::from_secs(cli.global.stall_timeout),
+    };
+    let result = runtime.block_on(async {
+        let _listening = listen(&job.cancel)?;
+        match &cli.command {
+            Command::Build(args) => args.run(&job).await,
+        }
+    });
+    // A read that hangs in a worker thread must not keep us.
+    runtime.shutdown_background();
+    result
+}
+
+/// Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end.
+fn listen(cancel: &Cancel) -> Result<tokio_util::task::AbortOnDropHandle<()>, Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |e| Error::new(ErrorKind::Internal, "cannot listen for signals").because(e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let cancel = cancel.clone();
+    let listening = tokio::spawn(async move {
+        let mut stopping = false;
+        loop {
+            let kind = tokio::select! {
+                _ = interrupt.recv() => ErrorKind::Interrupted,
+                _ = terminate.recv() => ErrorKind::Terminated,
+            };
+            if stopping {
+                std::process::exit(kind.exit_code().into());
+            }
+            stopping = true;
+            cancel.cancel(kind);
+        }
+    });
+    Ok(tokio_util::task::AbortOnDropHandle::new(listening))
+}
+
+fn verbosity(global: &Global) -> Verbosity {
+    match (global.quiet, global.verbose) {
+        (true, _) => Verbosity::Quiet,
+        (_, true) => Verbosity::Verbose,
+        _ => Verbosity::Normal,
+    }
+}
+
+/// Sets up developers' logs on stderr; silent unless `KINDLIFT_LOG` or `-v` asks for them.
+fn log(verbosity: Verbosity) {
+    use tracing_subscriber::EnvFilter;
+    let default = if verbosity == Verbosity::Verbose {
+        "kindlift=info"
+    } else {
+        "off"
+    };
+    let filter =
+        EnvFilter::try_from_env("KINDLIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+}

@@ -1,0 +1,343 @@
+//! Who runs the nodes: docker, podman, nerdctl or finch, through its command line.
+//!
+//! The provider's endpoint is resolved apart from the engine's: `DOCKER_HOST` may be Podman's
+//! socket, as Skaffold needs it for Podman, while the nodes run under Docker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::{CLUSTER_LABEL, Cluster, State, group};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::process::{self, Orphan};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A program that runs Kind's nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// docker
+    Docker,
+    /// podman
+    Podman,
+    /// nerdctl
+    Nerdctl,
+    /// finch
+    Finch,
+}
+
+impl ProviderKind {
+    /// All of them, in the order in which Kind looks.
+    pub const ALL: [Self; 4] = [Self::Docker, Self::Nerdctl, Self::Finch, Self::Podman];
+
+    /// Returns the program's name.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Nerdctl => "nerdctl",
+            Self::Finch => "finch",
+        }
+    }
+
+    /// Reads `KIND_EXPERIMENTAL_PROVIDER`.
+    ///
+    /// # Errors
+    /// Usage error, if it names no provider.
+    pub fn from_env(env: &Env) -> Result<Option<Self>> {
+        let Some(name) = env.get("KIND_EXPERIMENTAL_PROVIDER") else {
+            return Ok(None);
+        };
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.program() == name)
+            .map(Some)
+            .ok_or_else(|| {
+                Error::usage(format!("KIND_EXPERIMENTAL_PROVIDER is {name:?}"))
+                    .hint("set it to docker, podman, nerdctl or finch, or unset it")
+            })
+    }
+}
+
+/// A provider at one endpoint.
+#[derive(Debug)]
+pub struct Provider {
+    /// Which program.
+    pub kind: ProviderKind,
+    env: Env,
+}
+
+impl Provider {
+    /// Returns the places to look for nodes under one program, most likely first.
+    ///
+    /// Docker's nodes may be somewhere else than `DOCKER_HOST` says, because that names the
+    /// engine: then the current context and the default socket are tried too.
+    pub fn candidates(kind: ProviderKind, env: &Env) -> Vec<Arc<Self>> {
+        let at = |env: Env| Arc::new(Self { kind, env });
+        if kind != ProviderKind::Docker {
+            return vec![at(env.clone())];
+        }
+        if let Some(host) = env.get("KINDLIFT_NODES_DOCKER_HOST") {
+            return vec![at(env
+                .with("DOCKER_HOST", Some(host))
+                .with("DOCKER_CONTEXT", None))];
+        }
+        let mut places = vec![at(env.clone())];
+        if env.get("DOCKER_HOST").is_some() {
+            places.push(at(env.with("DOCKER_HOST", None)));
+            if env.get("DOCKER_CONTEXT").is_some() {
+                places.push(at(env
+                    .with("DOCKER_HOST", None)
+                    .with("DOCKER_CONTEXT", None)));
+            }
+        }
+        places
+    }
+
+    /// Makes a command of this provider.
+    pub fn command(&self) -> Command {
+        process::command(self.kind.program(), &self.env, Orphan::Kill)
+    }
+
+    /// Returns the host of the provider's API, for messages and for telling providers apart.
+    pub fn endpoint(&self) -> String {
+        let host = self.env.get("DOCKER_HOST").unwrap_or("default");
+        match self.kind {
+            ProviderKind::Docker => format!("docker at {host}"),
+            other => other.program().to_owned(),
+        }
+    }
+
+    /// Lists the Kind clusters of this provider, stopped ones included.
+    ///
+    /// # Errors
+    /// Cluster error, if the program is not there or does not answer.
+    pub async fn clusters(self: &Arc<Self>) -> Result<Vec<Cluster>> {
+        let filter = format!("label={CLUSTER_LABEL}");
+        let mut list = self.command();
+        list.args(["ps", "-a", "-q", "--no-trunc", "--filter", &filter]);
+        let ids = self.output(list).await?;
+        let ids = String::from_utf8_lossy(&ids);
+        let ids: Vec<&str> = ids.split_whitespace().collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut inspect = self.command();
+        inspect.args(["inspect", "--type", "container"]).args(&ids);
+        let output = self.output(inspect).await?;
+        let inspected: Vec<Inspected> = serde_json::from_slice(&output).map_err(|e| {
+            Error::new(
+                ErrorKind::Cluster,
+                format!("what `{} inspect` says cannot be read", self.kind.program()),
+            )
+            .because(e)
+        })?;
+        Ok(group(self, &inspected))
+    }
+
+    async fn output(&self, command: Command) -> Result<Vec<u8>> {
+        process::run(command, ErrorKind::Cluster, DEADLINE)
+            .await
+            .map_err(|e| e.with_kind(ErrorKind::Cluster))?
+            .success(ErrorKind::Cluster)
+    }
+}
+
+/// The part of `inspect` that matters; docker, podman and nerdctl agree on it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Inspected {
+    id: String,
+    name: String,
+    state: InspectedState,
+    config: InspectedConfig,
+    #[serde(default)]
+    network_settings: NetworkSettings,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    running: bool,
+    #[serde(default)]
+    paused: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    #[serde(default)]
+    labels: Option<HashMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(rename_all = "PascalCase")]
+struct NetworkSettings {
+    #[serde(default)]
+    ports: Option<HashMap<String, Option<Vec<Binding>>>>,
+    #[serde(default)]
+    networks: Option<HashMap<String, Network>>,
+    #[serde(default, rename = "IPAddress")]
+    address: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Binding {
+    #[serde(default)]
+    host_ip: String,
+    #[serde(default)]
+    host_port: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Network {
+    #[serde(default, rename = "IPAddress")]
+    ipv4: String,
+    #[serde(default, rename = "GlobalIPv6Address")]
+    ipv6: String,
+}
+
+/// The port that kube-apiserver has in every Kind node.
+const API_PORT: u16 = 6443;
+
+impl Inspected {
+    pub(super) fn label(&self, key: &str) -> Option<&str> {
+        self.config.labels.as_ref()?.get(key).map(String::as_str)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.name.trim_start_matches('/')
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn state(&self) -> State {
+        if self.state.paused || self.state.status == "paused" {
+            State::Paused
+        } else if self.state.running || self.state.status == "running" {
+            State::Running
+        } else {
+            State::Stopped
+        }
+    }
+
+    /// Returns where this container's API server can be reached: published ports, its own
+    /// addresses and its name.
+    pub(super) fn endpoints(&self) -> Vec<(String, u16)> {
+        let settings = &self.network_settings;
+        let published = settings
+            .ports
+            .iter()
+            .flatten()
+            .filter(|(port, _)| port.split('/').next() == Some("6443"))
+            .filter_map(|(_, bindings)| bindings.as_ref())
+            .flatten()
+            .filter_map(|b| Some((b.host_ip.clone(), b.host_port.parse().ok()?)));
+        let own = settings
+            .networks
+            .iter()
+            .flat_map(HashMap::values)
+            .flat_map(|network| [&network.ipv4, &network.ipv6])
+            .chain([&settings.address])
+            .filter(|address| !address.is_empty())
+            .map(|address| (address.clone(), API_PORT));
+        published
+            .chain(own)
+            .chain([(self.name().to_owned(), API_PORT)])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::cluster) fn provider() -> Arc<Provider> {
+        Arc::new(Provider {
+            kind: ProviderKind::Docker,
+            env: Env::default(),
+        })
+    }
+
+    /// What `docker inspect` prints for a node, with only what is read.
+    pub(in crate::cluster) fn inspected(
+        cluster: &str,
+        node: &str,
+        role: &str,
+        port: u16,
+    ) -> Inspected {
+        serde_json::from_value(serde_json::json!({
+            "Id": format!("id-{node}"), "Name": format!("/{node}"),
+            "State": {"Status": "running", "Running": true, "Paused": false},
+            "Config": {"Labels": {CLUSTER_LABEL: cluster, super::super::ROLE_LABEL: role}},
+            "NetworkSettings": {
+                "Ports": {"6443/tcp": [{"HostIp": "127.0.0.1", "HostPort": port.to_string()}], "80/tcp": null},
+                "Networks": {"kind": {"IPAddress": "172.18.0.2", "GlobalIPv6Address": ""}},
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn groups_nodes_and_leaves_load_balancers_out() {
+        let clusters = group(
+            &provider(),
+            &[
+                inspected("b", "b-worker", "worker", 1),
+                inspected("a", "a-lb", "external-load-balancer", 4000),
+                inspected("a", "a-worker", "worker", 1),
+                inspected("a", "a-control-plane", "control-plane", 4001),
+            ],
+        );
+        let names: Vec<_> = clusters.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        let nodes: Vec<_> = clusters[0].nodes.iter().map(|n| n.name.as_str()).collect();
+        assert_eq!(nodes, ["a-control-plane", "a-worker"]);
+        assert!(clusters[0].endpoints.contains(&("127.0.0.1".into(), 4000)));
+        assert!(clusters[0].endpoints.contains(&("172.18.0.2".into(), 6443)));
+    }
+
+    #[test]
+    fn nodes_may_run_elsewhere_than_docker_host() {
+        let env = Env::new([
+            ("DOCKER_HOST", "unix:///podman.sock"),
+            ("DOCKER_CONTEXT", "x"),
+        ]);
+        let hosts: Vec<_> = Provider::candidates(ProviderKind::Docker, &env)
+            .iter()
+            .map(|p| {
+                (
+                    p.env.get("DOCKER_HOST").map(str::to_owned),
+                    p.env.has("DOCKER_CONTEXT"),
+                )
+            })
+            .collect();
+        assert_eq!(
+            hosts,
+            [
+                (Some("unix:///podman.sock".into()), true),
+                (None, true),
+                (None, false)
+            ]
+        );
+    }
+
+    #[test]
+    fn refuses_an_unknown_provider() {
+        let error =
+            ProviderKind::from_env(&Env::new([("KIND_EXPERIMENTAL_PROVIDER", "lxc")])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        assert!(error.to_string().contains("lxc"));
+    }
+}

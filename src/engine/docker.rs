@@ -1,0 +1,432 @@
+//! Docker: the API through bollard for looking up and tagging, the `docker` command for
+//! building, pushing and saving.
+//!
+//! Saving goes through the command because bollard's export has no `platform`, without which the
+//! containerd store writes an index that names platforms it does not have.
+
+use std::fs::File;
+use std::io::ErrorKind as IoKind;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bollard::models::ImageInspect;
+use bollard::query_parameters::TagImageOptions;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use tokio::process::Command;
+
+use super::context::{self, Endpoint};
+use super::dial;
+use super::{BuildSpec, EngineId, ImageRecord};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{DiffId, Digest, ImageId, Platform};
+use crate::job::Job;
+use crate::process::{self, Orphan};
+use crate::reference::Reference;
+use crate::report::Event;
+
+/// How long Docker may take to answer about an image.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a save may write nothing: the overlay2 store copies all layers before the first byte.
+const SILENCE: Duration = Duration::from_secs(180);
+/// The first API version whose export takes a platform (Engine 28.0).
+const EXPORT_PLATFORM: (usize, usize) = (1, 48);
+
+/// A Docker engine that answers.
+pub struct Docker {
+    api: bollard::Docker,
+    endpoint: Endpoint,
+    version: String,
+    env: Env,
+}
+
+impl Docker {
+    /// Connects to the endpoint that the `docker` command would use.
+    ///
+    /// # Errors
+    /// Engine error, naming the endpoint and telling "not there" from "no permission".
+    pub async fn connect(env: &Env) -> Result<Self> {
+        let endpoint = context::resolve(env)?;
+        let failed = |why: String| {
+            Error::new(
+                ErrorKind::Engine,
+                format!(
+                    "Docker does not answer at {} ({}): {why}",
+                    endpoint.host, endpoint.chosen_by
+                ),
+            )
+        };
+        let api = match endpoint.socket() {
+            Some(socket) => {
+                knock(&socket).await.map_err(|e| explain(e, &failed))?;
+                let path = socket.to_string_lossy().into_owned();
+                bollard::Docker::connect_with_unix(
+                    &path,
+                    DEADLINE.as_secs(),
+                    bollard::API_DEFAULT_VERSION,
+                )
+            }
+            None => dial::connect(env, DEADLINE),
+        }
+        .map_err(|e| failed("it cannot be used".into()).because(e))?;
+        let api = tokio::time::timeout(DEADLINE, api.negotiate_version())
+            .await
+            .map_err(|_| failed(format!("no answer within {} s", DEADLINE.as_secs())))?
+            .map_err(|e| failed("it gives no version".into()).because(e))?;
+        let version = api
+            .version()
+            .await
+            .map_err(|e| failed("it gives no version".into()).because(e))?
+            .version
+            .unwrap_or_default();
+        tracing::debug!(host = %endpoint.host, %version, "docker");
+        Ok(Self {
+            api,
+            endpoint,
+            version,
+            env: env.clone(),
+        })
+    }
+
+    /// Describes the engine for messages.
+    pub fn describe(&self) -> String {
+        format!("Docker {} at {}", self.version, self.endpoint.host)
+    }
+
+    fn command(&self, args: &[&str], orphan: Orphan) -> Command {
+        let mut command = process::command("docker", &self.env, orphan);
+        command.args(args);
+        command
+    }
+
+    async fn has_buildx(&self) -> Result<bool> {
+        let command = self.command(&["buildx", "version"], Orphan::Kill);
+        let finished = process::run(command, ErrorKind::Engine, DEADLINE).await?;
+        Ok(finished.status.success())
+    }
+
+    /// Builds an image into the engine's store, or pushes it where the spec says so.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
+        let mut command = if self.has_buildx().await? {
+            let mut command = self.command(&["buildx", "build"], Orphan::Terminate);
+            // An attestation's time would change the image ID, and with it the tag that
+            // Skaffold and Tilt deploy, at every build.
+            command.args(["--provenance=false", "--sbom=false"]);
+            command.arg(if spec.push { "--push" } else { "--load" });
+            command
+        } else {
+            if let Some(what) = needs_buildkit(spec) {
+                return Err(Error::new(
+                    ErrorKind::Build,
+                    format!("{what} needs BuildKit, but the docker command has no buildx"),
+                )
+                .hint("install the docker-buildx plugin"));
+            }
+            self.command(&["build"], Orphan::Terminate)
+        };
+        build_arguments(&mut command, spec);
+        run_visible(command, job, "build").await
+    }
+
+    /// Pushes an image to its registry.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn push(&self, name: &str, job: &Job) -> Result<()> {
+        let command = self.command(&["image", "push", name], Orphan::Terminate);
+        run_visible(command, job, "push").await
+    }
+
+    /// Looks an image up.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        match self.api.inspect_image(name).await {
+            Ok(inspected) => record(&inspected).map(Some),
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => Ok(None),
+            Err(e) => Err(Error::new(
+                ErrorKind::Engine,
+                format!("{} cannot look up {name}", self.describe()),
+            )
+            .because(e)),
+        }
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
+        let options = TagImageOptions {
+            repo: Some(other.repository()),
+            tag: other.tag().map(str::to_owned),
+        };
+        self.api.tag_image(name, Some(options)).await.map_err(|e| {
+            Error::new(
+                ErrorKind::Engine,
+                format!("{} cannot tag {name} as {other}", self.describe()),
+            )
+            .because(e)
+        })
+    }
+
+    /// Saves one platform of an image into a file.
+    ///
+    /// # Errors
+    /// Engine error, with what the docker command said.
+    pub async fn save(&self, name: &str, platform: &Platform, file: File) -> Result<()> {
+        let version = self.api.client_version();
+        let by_platform = (version.major_version, version.minor_version) >= EXPORT_PLATFORM;
+        let text = platform.to_string();
+        if by_platform {
+            let command = self.command(&["image", "save", "--platform", &text, name], Orphan::Kill);
+            match self.save_with(command, &file).await {
+                // An older docker command before a newer engine.
+                Err(e)
+                    if e.causes()
+                        .iter()
+                        .any(|cause| cause.contains("unknown flag")) => {}
+                other => return other,
+            }
+        }
+        let command = self.command(&["image", "save", name], Orphan::Kill);
+        self.save_with(command, &file).await
+    }
+
+    async fn save_with(&self, mut command: Command, file: &File) -> Result<()> {
+        let shown = process::display(&command);
+        let failed = |e: std::io::Error| {
+            Error::new(ErrorKind::Engine, format!("cannot spool `{shown}`")).because(e)
+        };
+        // The docker command writes into the file by itself: no byte passes through us.
+        command.stdout(Stdio::from(file.try_clone().map_err(failed)?));
+        let mut child = process::spawn(&mut command)?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let silence = async {
+            let mut size = 0;
+            loop {
+                tokio::time::sleep(SILENCE).await;
+                let now = file.metadata().map_or(0, |metadata| metadata.len());
+                if now == size {
+                    return;
+                }
+                size = now;
+            }
+        };
+        let ended = async { tokio::join!(process::tail(stderr), child.wait()) };
+        tokio::select! {
+            (said, status) = ended => {
+                let status = status.map_err(failed)?;
+                if status.success() {
+                    return Ok(());
+                }
+                Err(process::failure(ErrorKind::Engine, &shown, status, &said))
+            }
+            () = silence => Err(Error::new(
+                ErrorKind::Engine,
+                format!("`{shown}` has written nothing for {} s", SILENCE.as_secs()),
+            )),
+        }
+    }
+}
+
+/// Connects to a socket only to learn what is wrong with it; bollard's errors do not tell.
+async fn knock(socket: &std::path::Path) -> std::io::Result<()> {
+    UnixStream::connect(socket).await.map(drop)
+}
+
+fn explain(error: std::io::Error, failed: &dyn Fn(String) -> Error) -> Error {
+    match error.kind() {
+        IoKind::NotFound => failed("the socket is not there".into())
+            .hint("start Docker, or point DOCKER_HOST or a Docker context at it"),
+        IoKind::PermissionDenied => failed("permission denied".into())
+            .hint("add yourself to the group that owns the socket (usually `docker`), or use rootless Docker"),
+        IoKind::ConnectionRefused => failed("nothing listens on the socket".into())
+            .hint("start Docker"),
+        _ => failed("it cannot be reached".into()).because(error),
+    }
+}
+
+/// Names what a build without BuildKit cannot do.
+fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
+    if !spec.secrets.is_empty() {
+        Some("--secret")
+    } else if !spec.ssh.is_empty() {
+        Some("--ssh")
+    } else if !spec.platforms.is_empty() {
+        Some("building for a platform")
+    } else if spec.push {
+        Some("building for several platforms")
+    } else {
+        None
+    }
+}
+
+fn build_arguments(command: &mut Command, spec: &BuildSpec) {
+    command.args(["--tag", &spec.name]);
+    if !spec.platforms.is_empty() {
+        let platforms: Vec<String> = spec.platforms.iter().map(Platform::to_string).collect();
+        command.args(["--platform", &platforms.join(",")]);
+    }
+    if let Some(file) = &spec.dockerfile {
+        command.arg("--file").arg(file);
+    }
+    if let Some(target) = &spec.target {
+        command.args(["--target", target]);
+    }
+    for (flag, values) in [
+        ("--build-arg", &spec.build_args),
+        ("--secret", &spec.secrets),
+        ("--ssh", &spec.ssh),
+    ] {
+        for value in values {
+            command.args([flag, value]);
+        }
+    }
+    command.args(&spec.flags).arg("--").arg(&spec.context);
+}
+
+/// Runs a command whose output the user wants to see, on stderr.
+async fn run_visible(mut command: Command, job: &Job, what: &str) -> Result<()> {
+    let shown = process::display(&command);
+    let inherit = job.report.owns_terminal();
+    if inherit {
+        command
+            .stdout(Stdio::from(std::io::stderr()))
+            .stderr(Stdio::inherit());
+    }
+    let mut child = process::spawn(&mut command)?;
+    let stdout = child.stdout.take();
+    let stderr = child.stderr.take();
+    let ended = async {
+        let (_, _, status) = tokio::join!(pass(stdout, job), pass(stderr, job), child.wait());
+        status
+    };
+    let status = tokio::select! {
+        status = ended => status.map_err(|e| {
+            Error::new(ErrorKind::Build, format!("lost track of `{shown}`")).because(e)
+        })?,
+        () = job.cancel.cancelled() => {
+            process::end_gently(&mut child).await;
+            return Err(job.cancel.error());
+        }
+    };
+    if status.success() {
+        return Ok(());
+    }
+    Err(
+        Error::new(ErrorKind::Build, format!("the {what} failed ({status})"))
+            .because(format!("`{shown}`"))
+            .hint(format!(
+                "the engine's own messages are above; nothing was loaded after the failed {what}"
+            )),
+    )
+}
+
+async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job) {
+    let Some(mut stream) = stream else { return };
+    let mut chunk = vec![0; 8192];
+    while let Ok(n) = stream.read(&mut chunk).await {
+        if n == 0 {
+            return;
+        }
+        job.report.event(&Event::Build(&chunk[..n]));
+    }
+}
+
+/// Reads what `inspect` says. Pure.
+fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
+    let lacks = |what: &str| {
+        Error::new(
+            ErrorKind::Engine,
+            format!("Docker's description of the image has no {what}"),
+        )
+    };
+    let id: Digest = inspected
+        .id
+        .as_deref()
+        .ok_or_else(|| lacks("ID"))?
+        .parse()?;
+    let os = inspected.os.as_deref().unwrap_or("linux");
+    let architecture = inspected
+        .architecture
+        .as_deref()
+        .ok_or_else(|| lacks("architecture"))?;
+    let diff_ids = inspected
+        .root_fs
+        .as_ref()
+        .and_then(|root| root.layers.as_ref())
+        .map(|layers| layers.iter().map(|l| l.parse().map(DiffId)).collect())
+        .transpose()?
+        .unwrap_or_default();
+    let descriptor = inspected.descriptor.as_ref();
+    let media_type = descriptor
+        .and_then(|d| d.media_type.as_deref())
+        .unwrap_or_default();
+    let is_manifest = media_type.contains("image.manifest") || media_type.contains("manifest.v2");
+    Ok(ImageRecord {
+        platform: Platform::new(os, architecture, inspected.variant.as_deref()),
+        diff_ids,
+        // Only the containerd store has descriptors, and there the ID is theirs.
+        image_id: descriptor.is_none().then(|| ImageId(id.clone())),
+        manifest: is_manifest.then(|| id.clone()),
+        id: EngineId(id),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inspect(value: serde_json::Value) -> ImageRecord {
+        record(&serde_json::from_value(value).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_id_means_something_else_in_each_store() {
+        let id = format!("sha256:{}", "1".repeat(64));
+        let classic = inspect(serde_json::json!({
+            "Id": id, "Os": "linux", "Architecture": "amd64",
+            "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "2".repeat(64))]},
+        }));
+        assert_eq!(classic.image_id.unwrap().to_string(), id);
+        assert_eq!(classic.diff_ids.len(), 1);
+        let containerd = inspect(serde_json::json!({
+            "Id": id, "Os": "linux", "Architecture": "amd64",
+            "Descriptor": {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": id, "size": 1},
+        }));
+        assert_eq!(containerd.image_id, None);
+        assert_eq!(containerd.manifest.unwrap().as_str(), id);
+        let index = inspect(serde_json::json!({
+            "Id": id, "Os": "linux", "Architecture": "amd64",
+            "Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": id, "size": 1},
+        }));
+        assert_eq!(index.manifest, None);
+    }
+
+    #[test]
+    fn what_a_user_types_stays_one_argument() {
+        let mut command = Command::new("docker");
+        build_arguments(
+            &mut command,
+            &BuildSpec {
+                name: "a:b".into(),
+                context: "-x y".into(),
+                build_args: vec!["K=a b; $(c)".into()],
+                ..BuildSpec::default()
+            },
+        );
+        let args: Vec<_> = command.as_std().get_args().collect();
+        assert_eq!(
+            args,
+            ["--tag", "a:b", "--build-arg", "K=a b; $(c)", "--", "-x y"]
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! The checks that make an [`Image`] out of a manifest and a config.
+//!
+//! Layer bytes are checked where they move: containerd refuses a blob whose digest differs, and
+//! the diff ID that unpacking yields is compared before the snapshot is committed.
+
+use oci_spec::image::ImageManifest;
+use serde::Deserialize;
+
+use super::{Compression, DiffId, Digest, Document, Image, Layer, Platform, chain_ids};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The largest manifest that is read, in bytes; registries use the same limit.
+pub const MAX_MANIFEST: u64 = 4 << 20;
+/// The largest config that is read, in bytes.
+pub const MAX_CONFIG: u64 = 8 << 20;
+/// overlayfs and the engines stop well below this.
+const MAX_LAYERS: usize = 512;
+
+/// The part of an image config that loading depends on.
+///
+/// Read leniently: engines put more and odder fields there than the OCI specification names.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    variant: Option<String>,
+    rootfs: Option<RootFs>,
+}
+
+#[derive(Deserialize)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Option<Vec<String>>,
+}
+
+fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Image, why)
+}
+
+impl Image {
+    /// Makes an image from the exact bytes of its manifest and config.
+    ///
+    /// # Errors
+    /// Image error, naming what does not agree.
+    pub fn from_documents(manifest: Vec<u8>, media_type: &str, config: Vec<u8>) -> Result<Self> {
+        let parsed: ImageManifest = serde_json::from_slice(&manifest)
+            .map_err(|e| refused("the image's manifest cannot be read").because(e))?;
+        let config_digest = Digest::of(&config);
+        let named = parsed.config().digest().to_string();
+        if named != config_digest.as_str() {
+            return Err(refused(format!(
+                "the config's content is {config_digest}, but the manifest names {named}"
+            )));
+        }
+        let config_type = parsed.config().media_type().to_string();
+        if !config_type.contains("container.image") && !config_type.contains("oci.image.config") {
+            return Err(refused(format!(
+                "this is an artifact ({config_type}), not a container image"
+            )));
+        }
+        let read: Config = serde_json::from_slice(&config)
+            .map_err(|e| refused("the image's config cannot be read").because(e))?;
+        let diff_ids = read
+            .rootfs
+            .and_then(|rootfs| rootfs.diff_ids)
+            .unwrap_or_default()
+            .iter()
+            .map(|text| text.parse().map(DiffId))
+            .collect::<Result<Vec<_>>>()
+            .map_err(|e| e.within("the config's rootfs is damaged"))?;
+        let layers = layers(&parsed, &diff_ids)?;
+        if read.os.is_empty() || read.architecture.is_empty() {
+            return Err(refused(
+                "the config names no operating system or architecture",
+            ));
+        }
+        Ok(Self {
+            platform: Platform::new(&read.os, &read.architecture, read.variant.as_deref()),
+            config: Document {
+                digest: config_digest,
+                media_type: config_type,
+                bytes: config,
+            },
+            manifest: Document {
+                digest: Digest::of(&manifest),
+                media_type: media_type.to_owned(),
+                bytes: manifest,
+            },
+            layers,
+        })
+    }
+}
+
+fn layers(manifest: &ImageManifest, diff_ids: &[DiffId]) -> Result<Vec<Layer>> {
+    let count = manifest.layers().len();
+    if count > MAX_LAYERS {
+        return Err(refused(format!(
+            "the image has {count} layers, more than {MAX_LAYERS}"
+        )));
+    }
+    if count != diff_ids.len() {
+        return Err(refused(format!(
+            "mismatched image rootfs: the manifest has {count} layers, the config {}",
+            diff_ids.len()
+        ))
+        .hint("Docker 25.0.0 writes such archives; upgrade to 25.0.1 or later and save again"));
+    }
+    manifest
+        .layers()
+        .iter()
+        .zip(diff_ids.iter().zip(chain_ids(diff_ids)))
+        .enumerate()
+        .map(|(i, (descriptor, (diff_id, chain_id)))| {
+            let media_type = descriptor.media_type().to_string();
+            let compression = compression(&media_type)
+                .ok_or_else(|| refused(format!("layer {} is a `{media_type}`", i + 1)))?;
+            let digest: Digest = descriptor.digest().to_string().parse()?;
+            if compression == Compression::None && digest != diff_id.0 {
+                return Err(wrong_diff_id(i, diff_id, &digest));
+            }
+            Ok(Layer {
+                digest,
+                size: descriptor.size(),
+                media_type,
+                compression,
+                diff_id: diff_id.clone(),
+                chain_id,
+            })
+        })
+        .collect()
+}
+
+/// Makes the error for a layer whose content is not what the config says.
+pub(crate) fn wrong_diff_id(index: usize, expected: &DiffId, found: &Digest) -> Error {
+    refused(format!(
+        "layer {} does not match the image's rootfs: the config says {expected}, its content is {found}",
+        index + 1
+    ))
+    .hint("Docker 25.0.0 writes such images; upgrade to 25.0.1 or later and build again")
+}
+
+/// Returns how a layer of this media type is stored; none, if it is not a layer that a node can
+/// unpack (encrypted, or content that must be fetched from a URL).
+fn compression(media_type: &str) -> Option<Compression> {
+    match media_type {
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(Compression::Gzip),
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(layer_type: &str, layers: usize, diffs: usize) -> Result<Image> {
+        let digest = |i: usize| Digest::of(&[u8::try_from(i).unwrap()]);
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": (0..diffs).map(digest).collect::<Vec<_>>()},
+        })
+        .to_string()
+        .into_bytes();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": Digest::of(&config), "size": config.len()},
+            "layers": (0..layers).map(|i| serde_json::json!(
+                {"mediaType": layer_type, "digest": digest(i), "size": 1})).collect::<Vec<_>>(),
+        });
+        Image::from_documents(manifest.to_string().into_bytes(), "m", config)
+    }
+
+    const RAW: &str = "application/vnd.oci.image.layer.v1.tar";
+
+    #[test]
+    fn accepts_an_image_that_agrees_with_itself() {
+        let image = image(RAW, 2, 2).unwrap();
+        assert_eq!(image.layers.len(), 2);
+        assert_eq!(image.platform.to_string(), "linux/amd64");
+        assert_eq!(image.top().unwrap(), &image.layers[1].chain_id);
+    }
+
+    #[test]
+    fn refuses_layers_that_the_config_does_not_have() {
+        let error = image(RAW, 2, 3).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Image);
+        assert!(
+            error.to_string().contains("mismatched image rootfs"),
+            "{error}"
+        );
+        assert!(error.next_step().unwrap().contains("25.0.1"));
+    }
+
+    #[test]
+    fn refuses_a_layer_no_node_can_unpack() {
+        let error = image("application/vnd.oci.image.layer.v1.tar+encrypted", 1, 1).unwrap_err();
+        assert!(error.to_string().contains("encrypted"), "{error}");
+    }
+
+    #[test]
+    fn refuses_a_raw_layer_whose_digest_is_not_its_diff_id() {
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"other")]},
+        })
+        .to_string()
+        .into_bytes();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": Digest::of(&config), "size": config.len()},
+            "layers": [{"mediaType": RAW, "digest": Digest::of(b"this"), "size": 1}],
+        });
+        let error =
+            Image::from_documents(manifest.to_string().into_bytes(), "m", config).unwrap_err();
+        assert!(
+            error.to_string().contains("layer 1 does not match"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! The transaction over all nodes: stage everywhere, name everywhere, prove everywhere, settle.
+//!
+//! No name changes anywhere before every node holds the complete, unpacked image. When naming or
+//! the proof fails on one node, the former targets come back on all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Instant;
+
+use futures_util::future::{join_all, try_join_all};
+
+use crate::cluster::{Cluster, Node};
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::image::{Image, Platform};
+use crate::job::Job;
+use crate::lock::ClusterLock;
+use crate::node::Session;
+use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::lease::{self, Lease};
+use crate::node::name::{self, Former};
+use crate::node::stage::{self, Inventory, Staged};
+use crate::reference::Reference;
+use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
+use crate::source::Source;
+
+/// Opens a session with every node, all at once.
+///
+/// # Errors
+/// Cluster error, naming the first node that does not answer.
+pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
+    let opening = nodes
+        .iter()
+        .map(|node| async { Session::open(node, job.patience).await.map(Arc::new) });
+    job.cancel.unless(try_join_all(opening)).await
+}
+
+/// Returns the platform that all nodes run.
+///
+/// # Errors
+/// Cluster error, if they differ.
+pub fn platform(sessions: &[Arc<Session>]) -> Result<Platform> {
+    let mut platforms = sessions
+        .iter()
+        .map(|session| (session, &session.facts().platform));
+    let Some((_, first)) = platforms.next() else {
+        return Err(Error::new(ErrorKind::Cluster, "there is no node to load"));
+    };
+    match platforms.find(|(_, other)| *other != first) {
+        None => Ok(first.clone()),
+        Some((session, other)) => Err(Error::new(
+            ErrorKind::Cluster,
+            format!(
+                "the nodes differ: {} is {other}, others are {first}",
+                session.node().name
+            ),
+        )
+        .hint("say which to build for with --platform, and which nodes to load with --nodes")),
+    }
+}
+
+/// Refuses a platform that a node cannot run.
+///
+/// # Errors
+/// Image error, naming the node and what it runs.
+pub fn runnable(sessions: &[Arc<Session>], platform: &Platform) -> Result<()> {
+    let unable = sessions
+        .iter()
+        .find(|session| !session.facts().can_run(platform));
+    match unable {
+        None => Ok(()),
+        Some(session) => Err(Error::new(
+            ErrorKind::Image,
+            format!(
+                "the image is for {platform}, but node {} runs {}",
+                session.node().name,
+                session.facts().platform
+            ),
+        )
+        .hint(format!(
+            "build it for {}, install a binfmt handler for {}, or say --allow-foreign-platform",
+            session.facts().platform,
+            platform.architecture
+        ))),
+    }
+}
+
+/// What to put on the nodes.
+pub struct Load {
+    /// The name that the user knows it by.
+    pub title: String,
+    /// The image.
+    pub image: Arc<Image>,
+    /// Its layers.
+    pub source: Arc<dyn Source>,
+    /// Every name it gets.
+    pub names: Vec<Reference>,
+}
+
+/// One node's part of the transaction.
+struct Part {
+    session: Arc<Session>,
+    lease: Lease,
+    began: Instant,
+    sent: Arc<AtomicU64>,
+}
+
+/// Loads an image into every node, or into none.
+///
+/// # Errors
+/// Image error, if a layer turns out to be broken; load error, if a node did not take it; verify
+/// error, if crictl does not show it. Every node's names are then what they were; the message
+/// names any node where that could not be done.
+pub async fn load(
+    job: &Job,
+    cluster: &Cluster,
+    sessions: &[Arc<Session>],
+    load: &Load,
+    clock: &mut Clock,
+) -> Result<Outcome> {
+    let (parts, begun) = begin(sessions).await;
+    let done = match begun {
+        Ok(()) => transaction(job, cluster, &parts, load, clock).await,
+        Err(e) => Err(e),
+    };
+    // After a failure the collection is waited for: nothing staged shall be left.
+    let failed = done.is_err();
+    let ends = parts
+        .iter()
+        .map(|part| part.lease.end(&part.session, failed));
+    for (part, ended) in parts.iter().zip(join_all(ends).await) {
+        if let Err(failure) = ended {
+            // The lease expires by itself, and the next run sweeps it.
+            let node = &part.session.node().name;
+            tracing::warn!(%node, error = %failure.text, "the lease could not be ended");
+        }
+    }
+    done
+}
+
+/// Makes a lease on every node. The leases that were made are returned with the first error.
+async fn begin(sessions: &[Arc<Session>]) -> (Vec<Part>, Result<()>) {
+    let leases = join_all(sessions.iter().map(|session| async {
+        let began = Instant::now();
+        let lease = Lease::create(session).await?;
+        Ok::<_, Error>(Part {
+            session: Arc::clone(session),
+            lease,
+            began,
+            sent: Arc::default(),
+        })
+    }))
+    .await;
+    let mut parts = Vec::new();
+    let mut result = Ok(());
+    for lease in leases {
+        match lease {
+            Ok(part) => parts.push(part),
+            Err(e) => result = result.and(Err(e)),
+        }
+    }
+    (parts, result)
+}
+
+async fn transaction(
+    job: &Job,
+    cluster: &Cluster,
+    parts: &[Part],
+    load: &Load,
+    clock: &mut Clock,
+) -> Result<Outcome> {
+    let waiting = parts
+        .iter()
+        .map(|part| Waiting::start(part.session.node()))
+        .collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let staged = job.cancel.unless(stage_all(parts, load)).await?;
+    clock.end("stage", began);
+
+    let began = Instant::now();
+    let lock = ClusterLock::acquire(cluster, &job.env, job.patience * 8);
+    let _lock = job.cancel.unless(lock).await?;
+    // Not to be dropped half way: it takes milliseconds, and what it did must be known.
+    let named = name_all(parts, load).await;
+    clock.end("name", began);
+
+    let began = Instant::now();
+    let proven = match named.iter().find_map(|(_, result)| result.as_ref().err()) {
+        Some(_) => None,
+        None => Some(job.cancel.unless(prove_all(parts, waiting, load)).await),
+    };
+    clock.end("verify", began);
+    let (formers, results): (Vec<_>, Vec<_>) = named.into_iter().unzip();
+    let failure = match proven {
+        Some(Ok(shown)) => {
+            return Ok(outcome(
+                cluster, parts, load, &staged, &formers, shown, clock,
+            ));
+        }
+        Some(Err(e)) => e,
+        None => results
+            .into_iter()
+            .find_map(Result::err)
+            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "naming failed without a reason")),
+    };
+    Err(take_back(job, parts, load, &formers, failure).await)
+}
+
+async fn stage_all(parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
+    let inventories = try_join_all(parts.iter().map(|part| async {
+        lease::sweep(&part.session).await?;
+        let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
+        enough_space(&part.session, &load.image, &inventory)?;
+        Ok::<_, Error>(inventory)
+    }))
+    .await?;
+    try_join_all(parts.iter().zip(&inventories).map(|(part, inventory)| {
+        stage::stage(
+            &part.session,
+            &part.lease,
+            &load.image,
+            inventory,
+            &load.source,
+            &part.sent,
+        )
+    }))
+    .await
+}
+
+fn enough_space(session: &Session, image: &Image, inventory: &Inventory) -> Result<()> {
+    let needed = stage::space_needed(image, inventory);
+    match session.facts().free {
+        Some(free) if free < needed => Err(Error::new(
+            ErrorKind::Load,
+            format!(
+                "node {} has too little disk: {} MB free, the image needs at least {} MB",
+                session.node().name,
+                free / 1_000_000,
+                needed.div_ceil(1_000_000)
+            ),
+        )
+        .hint(format!(
+            "make room on the node, e.g. `{}`",
+            session.node().exec_hint("crictl rmi --prune")
+        ))),
+        _ => Ok(()),
+    }
+}
+
+async fn name_all(parts: &[Part], load: &Load) -> Vec<(Vec<Former>, Result<()>)> {
+    join_all(parts.iter().map(|part| async {
+        let mut formers = Vec::new();
+        let named = name::name(
+            &part.session,
+            &part.lease,
+            &load.image,
+            &load.names,
+            &mut formers,
+        );
+        let result = named.await;
+        (formers, result)
+    }))
+    .await
+}
+
+async fn prove_all(
+    parts: &[Part],
+    waiting: Vec<Waiting>,
+    load: &Load,
+) -> Result<Vec<(Shown, f64)>> {
+    try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
+        let shown = crictl::prove(&part.session, waiting, &load.image, &load.names).await?;
+        Ok((shown, part.began.elapsed().as_secs_f64()))
+    }))
+    .await
+}
+
+/// Gives every node its former names back and adds to the error where that failed.
+async fn take_back(
+    job: &Job,
+    parts: &[Part],
+    load: &Load,
+    formers: &[Vec<Former>],
+    failure: Error,
+) -> Error {
+    job.report
+        .event(&Event::Step("giving the nodes their former names back"));
+    let restored = parts
+        .iter()
+        .zip(formers)
+        .map(|(part, formers)| name::restore(&part.session, &load.image, formers));
+    let left: Vec<String> = parts
+        .iter()
+        .zip(join_all(restored).await)
+        .filter_map(|(part, restored)| {
+            let e = restored.err()?;
+            Some(format!("{} ({})", part.session.node().name, one_line(&e)))
+        })
+        .collect();
+    if left.is_empty() {
+        return failure;
+    }
+    let message = format!(
+        "{failure}; the former names could not be given back on {}",
+        left.join(", ")
+    );
+    failure
+        .within(message)
+        .hint("run the command again once the node answers: it makes all nodes equal")
+}
+
+fn outcome(
+    cluster: &Cluster,
+    parts: &[Part],
+    load: &Load,
+    staged: &[Staged],
+    formers: &[Vec<Former>],
+    shown: Vec<(Shown, f64)>,
+    clock: &Clock,
+) -> Outcome {
+    let nodes = parts
+        .iter()
+        .zip(staged)
+        .zip(formers)
+        .zip(shown)
+        .map(
+            |(((part, staged), formers), (shown, seconds))| NodeOutcome {
+                name: part.session.node().name.clone(),
+                result: if staged.sent == 0 && name::unchanged(&load.image, formers) {
+                    NodeResult::Present
+                } else {
+                    NodeResult::Loaded
+                },
+                bytes_sent: staged.sent,
+                bytes_skipped: staged.skipped,
+                seconds,
+                crictl_id: shown.id,
+            },
+        )
+        .collect();
+    Outcome {
+        cluster: cluster.name.clone(),
+        image: load.title.clone(),
+        config_digest: load.image.id(),
+        manifest_digest: load.image.manifest.digest.clone(),
+        platform: load.image.platform.clone(),
+        refs: load.names.clone(),
+        nodes,
+        phases: clock.phases(),
+    }
+}

@@ -1,0 +1,241 @@
+//! The proof: crictl on the node shows exactly the image, under every name.
+//!
+//! crictl is started before it is needed and waits on stdin for the name to check, so that only
+//! its own time is left when staging is done.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Child;
+
+use super::session::Session;
+use super::{cri, stage};
+use crate::cluster::Node;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Image;
+use crate::process;
+use crate::reference::Reference;
+
+/// Reads the name from stdin: nothing that a user typed is part of the script.
+const SCRIPT: &str = r#"IFS= read -r ref || exit 0; exec crictl inspecti -o json "$ref""#;
+/// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// What crictl says of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The image ID: the config's digest.
+    pub id: String,
+    /// Names with tags, in full form.
+    pub repo_tags: Vec<String>,
+    /// Names with digests.
+    pub repo_digests: Vec<String>,
+    /// The config's architecture.
+    pub architecture: String,
+}
+
+#[derive(Deserialize)]
+struct Inspected {
+    status: InspectedStatus,
+    #[serde(default)]
+    info: InspectedInfo,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InspectedStatus {
+    id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct InspectedInfo {
+    #[serde(default)]
+    image_spec: ImageSpec,
+}
+
+#[derive(Deserialize, Default)]
+struct ImageSpec {
+    #[serde(default)]
+    architecture: String,
+}
+
+/// Reads the output of `crictl inspecti -o json`.
+///
+/// # Errors
+/// Verify error, if it is something else.
+pub fn parse(output: &[u8]) -> Result<Shown> {
+    let read: Inspected = serde_json::from_slice(output)
+        .map_err(|e| Error::new(ErrorKind::Verify, "crictl's answer cannot be read").because(e))?;
+    Ok(Shown {
+        id: read.status.id,
+        repo_tags: read.status.repo_tags.unwrap_or_default(),
+        repo_digests: read.status.repo_digests.unwrap_or_default(),
+        architecture: read.info.image_spec.architecture,
+    })
+}
+
+/// A crictl that waits on the node for the name to check.
+pub struct Waiting {
+    child: Child,
+    command: String,
+}
+
+impl Waiting {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Engine error, if the exec cannot be started.
+    pub fn start(node: &Node) -> Result<Self> {
+        let mut command = node.exec(&["sh", "-c", SCRIPT]);
+        command.stdin(std::process::Stdio::piped());
+        let child = process::spawn(&mut command)?;
+        Ok(Self {
+            child,
+            command: format!("crictl inspecti (on node {})", node.name),
+        })
+    }
+
+    /// Lets it inspect an image. None, if the node has no such image.
+    ///
+    /// # Errors
+    /// Verify error, with crictl's words.
+    pub async fn inspect(mut self, session: &Session, name: &str) -> Result<Option<Shown>> {
+        let work = async {
+            let mut stdin = self.child.stdin.take().expect("stdin is piped");
+            // An exec that has ended tells why on stderr; the broken pipe does not.
+            let _ = stdin.write_all(format!("{name}\n").as_bytes()).await;
+            drop(stdin);
+            self.child.wait_with_output().await
+        };
+        let output = session
+            .race(Duration::from_secs(60), "crictl inspecti", work)
+            .await
+            .map_err(|failure| failure.of_kind(ErrorKind::Verify))?
+            .map_err(|e| {
+                Error::new(ErrorKind::Verify, format!("lost track of {}", self.command)).because(e)
+            })?;
+        if output.status.success() {
+            return parse(&output.stdout).map(Some);
+        }
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if stderr.contains("no such image") {
+            return Ok(None);
+        }
+        Err(process::failure(
+            ErrorKind::Verify,
+            &self.command,
+            output.status,
+            &stderr,
+        ))
+    }
+}
+
+/// Proves that a node shows exactly this image under every name, unpacked.
+///
+/// # Errors
+/// Verify error, naming node, name and what crictl shows instead.
+pub async fn prove(
+    session: &Session,
+    waiting: Waiting,
+    image: &Image,
+    names: &[Reference],
+) -> Result<Shown> {
+    for name in names {
+        settle(session, image, name).await?;
+    }
+    let unproven = |why: String| {
+        Error::new(
+            ErrorKind::Verify,
+            format!(
+                "node {} does not show the image: {why}",
+                session.node().name
+            ),
+        )
+    };
+    let Some(first) = names.first() else {
+        return Err(unproven("it was given no name".into()));
+    };
+    let shown = waiting
+        .inspect(session, &first.to_string())
+        .await?
+        .ok_or_else(|| unproven(format!("crictl finds no {first}")))?;
+    let id = image.id().to_string();
+    if shown.id != id {
+        return Err(unproven(format!(
+            "crictl says {first} is {}, not {id}",
+            shown.id
+        )));
+    }
+    for name in names {
+        let full = name.to_string();
+        if !shown.repo_tags.contains(&full) && !shown.repo_digests.contains(&full) {
+            return Err(unproven(format!("crictl does not list {full}")));
+        }
+    }
+    if shown.architecture != image.platform.architecture {
+        return Err(unproven(format!(
+            "crictl says its architecture is {}, not {}",
+            shown.architecture, image.platform.architecture
+        )));
+    }
+    // crictl lists images whose layers are gone.
+    stage::check(session, image)
+        .await
+        .map_err(|e| e.with_kind(ErrorKind::Verify))?;
+    Ok(shown)
+}
+
+/// Waits until the CRI has followed containerd: a name that moved shows its old image at first.
+async fn settle(session: &Session, image: &Image, name: &Reference) -> Result<()> {
+    let id = image.id().to_string();
+    let full = name.to_string();
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let call = cri::image_status(session.channel(), &full);
+        let answer = session
+            .call("asking the CRI for the image", call)
+            .await
+            .map_err(|failure| failure.of_kind(ErrorKind::Verify))?;
+        let now = answer.image.map(|image| image.id);
+        if now.as_deref() == Some(id.as_str()) {
+            return Ok(());
+        }
+        if start.elapsed() > SETTLE {
+            let now = now.unwrap_or_else(|| "nothing".to_owned());
+            return Err(Error::new(
+                ErrorKind::Verify,
+                format!(
+                    "node {}: the CRI shows {now} under {name}, not {id}",
+                    session.node().name
+                ),
+            ));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_crictl() {
+        let shown = parse(
+            br#"{"status": {"id": "sha256:1", "repoTags": ["a:1"], "repoDigests": null, "size": "5"},
+                 "info": {"chainID": "sha256:2", "imageSpec": {"architecture": "amd64", "os": "linux"}}}"#,
+        )
+        .unwrap();
+        assert_eq!(shown.id, "sha256:1");
+        assert_eq!(shown.repo_tags, ["a:1"]);
+        assert_eq!(shown.architecture, "amd64");
+        assert!(parse(b"FATA no").is_err());
+    }
+}

@@ -1,0 +1,14 @@
+//! A node of the cluster: one session each, through `exec` to its containerd.
+//!
+//! Owns everything that happens on a node. Knows nothing of engines, contracts or the other
+//! nodes: [`crate::load`] has the transaction over all of them.
+
+pub mod cri;
+pub mod crictl;
+pub mod lease;
+pub mod name;
+pub mod session;
+pub mod stage;
+mod tunnel;
+
+pub use session::{Facts, Session};

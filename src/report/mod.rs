@@ -1,0 +1,143 @@
+//! What a run tells while it goes on and when it is done.
+//!
+//! The library emits events into a [`Report`]; the sinks in this module are the only code that
+//! prints.
+
+mod json;
+mod text;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+pub use json::document;
+pub use text::{Text, Verbosity, error, summary};
+
+use crate::image::{Digest, ImageId, Platform};
+use crate::reference::Reference;
+
+/// Something worth telling while a run goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Output of the engine's build, as it came.
+    Build(&'a [u8]),
+    /// Something the user should change.
+    Warning {
+        /// What is wrong.
+        message: &'a str,
+        /// What to do.
+        hint: Option<&'a str>,
+    },
+    /// A step, for people who ask for details.
+    Step(&'a str),
+    /// What was done, where there is no [`Outcome`].
+    Done(&'a str),
+}
+
+/// Where events go.
+pub trait Report: Send + Sync {
+    /// Takes an event.
+    fn event(&self, event: &Event<'_>);
+
+    /// Tells whether the build may draw on the terminal itself.
+    fn owns_terminal(&self) -> bool {
+        false
+    }
+}
+
+/// What a run did, for one image.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// The cluster.
+    pub cluster: String,
+    /// The name it was built or asked for.
+    pub image: String,
+    /// The digest of the config: crictl's image ID.
+    pub config_digest: ImageId,
+    /// The digest of the manifest on the nodes.
+    pub manifest_digest: Digest,
+    /// The platform that was loaded.
+    pub platform: Platform,
+    /// Every name it has on the nodes.
+    pub refs: Vec<Reference>,
+    /// What happened on each node.
+    pub nodes: Vec<NodeOutcome>,
+    /// How long each phase took, in milliseconds from the start of the run.
+    pub phases: BTreeMap<&'static str, Span>,
+}
+
+/// What happened on one node.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeOutcome {
+    /// The node.
+    pub name: String,
+    /// `loaded`, or `present` if the node had everything.
+    pub result: NodeResult,
+    /// Bytes that went there.
+    pub bytes_sent: u64,
+    /// Bytes of the image that did not have to.
+    pub bytes_skipped: u64,
+    /// Seconds from the node's first staging call to crictl's answer.
+    pub seconds: f64,
+    /// The image ID that crictl shows.
+    pub crictl_id: String,
+}
+
+/// What a node needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeResult {
+    /// Bytes or names.
+    Loaded,
+    /// Nothing: it had the image under every name.
+    Present,
+}
+
+/// Start and end of a phase, in milliseconds from the start of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// When it began.
+    pub start_ms: u64,
+    /// When it ended.
+    pub end_ms: u64,
+}
+
+/// Notes when phases begin and end.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    phases: BTreeMap<&'static str, Span>,
+}
+
+impl Clock {
+    /// Starts.
+    pub fn start() -> Self {
+        Self {
+            start: Instant::now(),
+            phases: BTreeMap::new(),
+        }
+    }
+
+    /// Returns the time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// Notes a phase that began at a time and ends now.
+    pub fn end(&mut self, phase: &'static str, began: Instant) {
+        let ms = |at: Instant| {
+            u64::try_from(at.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
+        };
+        let span = Span {
+            start_ms: ms(began),
+            end_ms: ms(Instant::now()),
+        };
+        self.phases.insert(phase, span);
+    }
+
+    /// Returns the phases.
+    pub fn phases(&self) -> BTreeMap<&'static str, Span> {
+        self.phases.clone()
+    }
+}

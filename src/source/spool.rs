@@ -1,0 +1,94 @@
+//! An image in an archive file, read in place.
+//!
+//! `docker save` is spooled to a file that has no name, so that nothing is left behind whatever
+//! happens; its tar is indexed once and its blobs are read by position.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use super::{CHUNK, Source};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Digest;
+
+/// Where a blob lies in a file: offset and length, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Offset from the start of the file.
+    pub offset: u64,
+    /// Length.
+    pub len: u64,
+}
+
+/// Blobs inside one file.
+pub struct FileBlobs {
+    file: Arc<File>,
+    extents: HashMap<Digest, Extent>,
+}
+
+impl FileBlobs {
+    /// Makes a source of the blobs that lie at these places of a file.
+    pub fn new(file: Arc<File>, extents: HashMap<Digest, Extent>) -> Self {
+        Self { file, extents }
+    }
+}
+
+impl Source for FileBlobs {
+    fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
+        let Some(&extent) = self.extents.get(blob) else {
+            let error = Error::new(ErrorKind::Image, format!("the archive has no blob {blob}"));
+            return stream::once(async { Err(error) }).boxed();
+        };
+        let file = Arc::clone(&self.file);
+        stream::try_unfold((file, 0), move |(file, done)| async move {
+            let left = extent.len - done;
+            if left == 0 {
+                return Ok(None);
+            }
+            let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            let reader = Arc::clone(&file);
+            let read = tokio::task::spawn_blocking(move || {
+                let mut chunk = vec![0; size];
+                reader.read_exact_at(&mut chunk, extent.offset + done)?;
+                Ok::<_, std::io::Error>(chunk)
+            });
+            let chunk = read
+                .await
+                .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
+                .map_err(|e| Error::new(ErrorKind::Image, "cannot read the archive").because(e))?;
+            Ok(Some((Bytes::from(chunk), (file, done + size as u64))))
+        })
+        .boxed()
+    }
+}
+
+/// Makes a file without a name for what is too large to hold.
+///
+/// It lies in `TMPDIR`, else in /var/tmp, because /tmp is often memory.
+///
+/// # Errors
+/// Internal error, naming the folder.
+pub fn unlinked_file(env: &Env) -> Result<File> {
+    let folder = env.path("TMPDIR").unwrap_or_else(|| {
+        let var = PathBuf::from("/var/tmp");
+        if var.is_dir() {
+            var
+        } else {
+            PathBuf::from("/tmp")
+        }
+    });
+    tempfile::tempfile_in(&folder).map_err(|e| {
+        Error::new(
+            ErrorKind::Internal,
+            format!("cannot make a temporary file in {}", folder.display()),
+        )
+        .because(e)
+        .hint("set TMPDIR to a folder with room for the image")
+    })
+}
