@@ -189,8 +189,8 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
             optional: true,
         });
     }
-    if request.images.is_empty() && request.from.is_empty() {
-        if let Some((name, naming)) = contract::subject(&job.env)? {
+    if request.images.is_empty() && request.from.is_empty()
+        && let Some((name, naming)) = contract::subject(&job.env)? {
             subjects.push(Subject {
                 name,
                 naming,
@@ -198,7 +198,6 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
                 optional: false,
             });
         }
-    }
     let mut seen = std::collections::HashSet::new();
     subjects.retain(|subject| seen.insert(subject.name.clone()));
     Ok(subjects)
