@@ -82,11 +82,14 @@ clean_up() {
     done
   done
   for engine in docker podman; do
-    command -v "$engine" >/dev/null && "$engine" image rm "$image:demo" >/dev/null 2>&1
+    command -v "$engine" >/dev/null || continue
+    "$engine" image rm "$image:demo" >/dev/null 2>&1 || true
   done
   rm -rf "$work"
 }
 trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # A copy, because the demo edits it.
 cp -R examples/skaffold "$work/app"
