@@ -471,6 +471,14 @@ pub fn leases(node: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Waits, on a node, for the moment in which a blob is on its way there.
+#[track_caller]
+pub fn wait_for_transfer(node: &str) {
+    let script = "for i in $(seq 2000); do \
+        ctr -n k8s.io content active | grep -q kindlift- && exit 0; done; exit 1";
+    exec(node, &["sh", "-c", script]).expect(0);
+}
+
 /// Makes a kubeconfig with one context and returns its path as text.
 pub fn kubeconfig(folder: &Path, context: &str, cluster: &str, server: &str) -> String {
     let path = folder.join("kubeconfig");

@@ -9,4 +9,7 @@ mod run;
 
 mod by_hand;
 mod choose;
+mod output;
+mod signals;
 mod skaffold;
+mod trouble;
