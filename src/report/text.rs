@@ -165,8 +165,13 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
         ("loaded", "into")
     };
     let plural = if nodes == 1 { "node" } else { "nodes" };
+    let compared = if outcome.compared {
+        ""
+    } else {
+        " (not compared: the engine has no such image)"
+    };
     format!(
-        "{verb} {} {into} {nodes} {plural} of {}: {seconds:.1} s, {} sent",
+        "{verb} {} {into} {nodes} {plural} of {}: {seconds:.1} s, {} sent{compared}",
         outcome.image,
         outcome.cluster,
         size(sent)
