@@ -32,7 +32,7 @@ Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed
 
 #[derive(Subcommand)]
 enum Command {
-    Build(build::Build),
+    Build(Box<build::Build>),
     Load(images::Load),
     Ensure(images::Ensure),
     Verify(images::Verify),

@@ -56,8 +56,13 @@ pub(super) async fn deliver(
         let names = delivery
             .naming
             .names(delivery.name, &record.id, &image.id())?;
+        // With a ref file the image has no other name than the one made of its content.
+        let title = match (delivery.naming, names.as_slice()) {
+            (Naming::Content, [content]) => content.familiar(),
+            _ => delivery.name.familiar(),
+        };
         Ok::<_, Error>(Load {
-            title: delivery.name.familiar(),
+            title,
             image,
             source,
             names,
