@@ -345,6 +345,7 @@ fn outcome(
         platform: load.image.platform.clone(),
         refs: load.names.clone(),
         nodes,
+        compared: true,
         phases: clock.phases(),
     }
 }

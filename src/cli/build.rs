@@ -9,12 +9,12 @@ use kindlift::job::Job;
 use kindlift::report::Outcome;
 use kindlift::run::{self, BuildRequest};
 
-use super::Place;
+use super::{EngineArg, Place};
 
 /// Build an image, load it into every node, and prove it with crictl
 ///
-/// Under Skaffold (`exec kindlift build` as a custom builder's buildCommand) everything comes
-/// from the environment.
+/// Under Skaffold (`exec kindlift build` as a custom builder's buildCommand) and Tilt
+/// (custom_build) the name comes from the environment.
 #[derive(Args)]
 pub struct Build {
     /// The image's name
@@ -41,6 +41,12 @@ pub struct Build {
     /// Push to the registry instead of loading
     #[arg(long)]
     push: bool,
+    /// Write the name to deploy to this file, when every node has the image (Tilt's
+    /// outputs_image_ref_to); its tag is made of the image's content
+    #[arg(long, value_name = "FILE", conflicts_with = "push")]
+    ref_file: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArg,
     #[command(flatten)]
     place: Place,
     /// The folder to build [default: Skaffold's, or the current one]
@@ -67,8 +73,9 @@ impl Build {
             secrets: self.secret.clone(),
             ssh: self.ssh.clone(),
             platform: self.platform.clone(),
-            engine: None,
+            engine: self.engine.kind(),
             push: self.push,
+            ref_file: self.ref_file.clone(),
             place: self.place.resolve(),
             flags: self.flags.clone(),
         };

@@ -1,12 +1,14 @@
 //! The command line: reads flags and the environment, runs one command, reports.
 
 mod build;
+mod images;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kindlift::engine::EngineKind;
 use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::job::{Cancel, Job};
@@ -31,6 +33,9 @@ Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed
 #[derive(Subcommand)]
 enum Command {
     Build(build::Build),
+    Load(images::Load),
+    Ensure(images::Ensure),
+    Verify(images::Verify),
 }
 
 #[derive(Args)]
@@ -54,6 +59,30 @@ struct Global {
 enum Output {
     Text,
     Json,
+}
+
+/// Who has the image.
+#[derive(Args)]
+struct EngineArg {
+    /// The engine [default: $KINDLIFT_ENGINE, else the one that Skaffold and Tilt look into, else
+    /// what answers]
+    #[arg(long, value_enum, value_name = "docker|podman")]
+    engine: Option<EngineName>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EngineName {
+    Docker,
+    Podman,
+}
+
+impl EngineArg {
+    fn kind(&self) -> Option<EngineKind> {
+        self.engine.map(|name| match name {
+            EngineName::Docker => EngineKind::Docker,
+            EngineName::Podman => EngineKind::Podman,
+        })
+    }
 }
 
 /// Where to load.
@@ -140,6 +169,9 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
         let _listening = listen(&job.cancel)?;
         match &cli.command {
             Command::Build(args) => args.run(&job).await,
+            Command::Load(args) => args.run(&job).await,
+            Command::Ensure(args) => args.run(&job).await,
+            Command::Verify(args) => args.run(&job).await,
         }
     });
     // A read that hangs in a worker thread must not keep us.

@@ -6,15 +6,14 @@
 
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
-use std::process::Stdio;
 use std::time::Duration;
 
 use bollard::models::ImageInspect;
-use bollard::query_parameters::TagImageOptions;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
+use super::command::{run_visible, spool};
 use super::context::{self, Endpoint};
 use super::dial;
 use super::{BuildSpec, EngineId, ImageRecord};
@@ -24,12 +23,9 @@ use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
 use crate::reference::Reference;
-use crate::report::Event;
 
 /// How long Docker may take to answer about an image.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long a save may write nothing: the overlay2 store copies all layers before the first byte.
-const SILENCE: Duration = Duration::from_secs(180);
 /// The first API version whose export takes a platform (Engine 28.0).
 const EXPORT_PLATFORM: (usize, usize) = (1, 48);
 
@@ -38,6 +34,7 @@ pub struct Docker {
     api: bollard::Docker,
     endpoint: Endpoint,
     version: String,
+    podman: bool,
     env: Env,
 }
 
@@ -74,17 +71,22 @@ impl Docker {
             .await
             .map_err(|_| failed(format!("no answer within {} s", DEADLINE.as_secs())))?
             .map_err(|e| failed("it gives no version".into()).because(e))?;
-        let version = api
+        let answer = api
             .version()
             .await
-            .map_err(|e| failed("it gives no version".into()).because(e))?
-            .version
-            .unwrap_or_default();
+            .map_err(|e| failed("it gives no version".into()).because(e))?;
+        let podman = answer
+            .components
+            .iter()
+            .flatten()
+            .any(|part| part.name.contains("Podman"));
+        let version = answer.version.unwrap_or_default();
         tracing::debug!(host = %endpoint.host, %version, "docker");
         Ok(Self {
             api,
             endpoint,
             version,
+            podman,
             env: env.clone(),
         })
     }
@@ -92,6 +94,16 @@ impl Docker {
     /// Describes the engine for messages.
     pub fn describe(&self) -> String {
         format!("Docker {} at {}", self.version, self.endpoint.host)
+    }
+
+    /// Tells whether it is Podman that answers like Docker.
+    pub fn is_podman(&self) -> bool {
+        self.podman
+    }
+
+    /// Returns the endpoint.
+    pub fn host(&self) -> &str {
+        &self.endpoint.host
     }
 
     fn command(&self, args: &[&str], orphan: Orphan) -> Command {
@@ -128,7 +140,8 @@ impl Docker {
             }
             self.command(&["build"], Orphan::Terminate)
         };
-        build_arguments(&mut command, spec);
+        command.args(["--tag", &spec.name]);
+        super::build_arguments(&mut command, spec);
         run_visible(command, job, "build").await
     }
 
@@ -141,13 +154,29 @@ impl Docker {
         run_visible(command, job, "push").await
     }
 
+    /// Pulls an image from its registry.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn pull(&self, name: &Reference, platform: &Platform, job: &Job) -> Result<()> {
+        let platform = platform.to_string();
+        let args = ["image", "pull", "--platform", &platform, &name.to_string()];
+        run_visible(self.command(&args, Orphan::Kill), job, "pull").await
+    }
+
     /// Looks an image up.
     ///
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
         match self.api.inspect_image(name).await {
-            Ok(inspected) => record(&inspected).map(Some),
+            Ok(inspected) => {
+                let mut record = record(&inspected)?;
+                if inspected.descriptor.is_some() && record.manifest.is_none() {
+                    record.manifest = self.manifest_of(&record).await;
+                }
+                Ok(Some(record))
+            }
             Err(bollard::errors::Error::DockerResponseServerError {
                 status_code: 404, ..
             }) => Ok(None),
@@ -157,6 +186,35 @@ impl Docker {
             )
             .because(e)),
         }
+    }
+
+    /// Finds the manifest for the record's platform in an image that is an index. None, if the
+    /// engine does not tell: then the image must be exported to learn it.
+    async fn manifest_of(&self, record: &ImageRecord) -> Option<Digest> {
+        let options = ListImagesOptions {
+            all: true,
+            manifests: true,
+            ..ListImagesOptions::default()
+        };
+        let images = self.api.list_images(Some(options)).await.ok()?;
+        let image = images
+            .into_iter()
+            .find(|image| image.id == record.id.0.as_str())?;
+        image
+            .manifests?
+            .into_iter()
+            .filter(|manifest| manifest.available)
+            .find_map(|manifest| {
+                let platform = manifest.image_data?.platform;
+                let platform = Platform::new(
+                    &platform.os?,
+                    &platform.architecture?,
+                    platform.variant.as_deref(),
+                );
+                (platform == record.platform)
+                    .then(|| manifest.id.parse().ok())
+                    .flatten()
+            })
     }
 
     /// Gives an image another name.
@@ -181,13 +239,13 @@ impl Docker {
     ///
     /// # Errors
     /// Engine error, with what the docker command said.
-    pub async fn save(&self, name: &str, platform: &Platform, file: File) -> Result<()> {
+    pub async fn save(&self, name: &str, platform: &Platform, file: &File) -> Result<()> {
         let version = self.api.client_version();
         let by_platform = (version.major_version, version.minor_version) >= EXPORT_PLATFORM;
         let text = platform.to_string();
         if by_platform {
             let command = self.command(&["image", "save", "--platform", &text, name], Orphan::Kill);
-            match self.save_with(command, &file).await {
+            match spool(command, file).await {
                 // An older docker command before a newer engine.
                 Err(e)
                     if e.causes()
@@ -197,43 +255,7 @@ impl Docker {
             }
         }
         let command = self.command(&["image", "save", name], Orphan::Kill);
-        self.save_with(command, &file).await
-    }
-
-    async fn save_with(&self, mut command: Command, file: &File) -> Result<()> {
-        let shown = process::display(&command);
-        let failed = |e: std::io::Error| {
-            Error::new(ErrorKind::Engine, format!("cannot spool `{shown}`")).because(e)
-        };
-        // The docker command writes into the file by itself: no byte passes through us.
-        command.stdout(Stdio::from(file.try_clone().map_err(failed)?));
-        let mut child = process::spawn(&mut command)?;
-        let stderr = child.stderr.take().expect("stderr is piped");
-        let silence = async {
-            let mut size = 0;
-            loop {
-                tokio::time::sleep(SILENCE).await;
-                let now = file.metadata().map_or(0, |metadata| metadata.len());
-                if now == size {
-                    return;
-                }
-                size = now;
-            }
-        };
-        let ended = async { tokio::join!(process::tail(stderr), child.wait()) };
-        tokio::select! {
-            (said, status) = ended => {
-                let status = status.map_err(failed)?;
-                if status.success() {
-                    return Ok(());
-                }
-                Err(process::failure(ErrorKind::Engine, &shown, status, &said))
-            }
-            () = silence => Err(Error::new(
-                ErrorKind::Engine,
-                format!("`{shown}` has written nothing for {} s", SILENCE.as_secs()),
-            )),
-        }
+        spool(command, file).await
     }
 }
 
@@ -266,78 +288,6 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
         Some("building for several platforms")
     } else {
         None
-    }
-}
-
-fn build_arguments(command: &mut Command, spec: &BuildSpec) {
-    command.args(["--tag", &spec.name]);
-    if !spec.platforms.is_empty() {
-        let platforms: Vec<String> = spec.platforms.iter().map(Platform::to_string).collect();
-        command.args(["--platform", &platforms.join(",")]);
-    }
-    if let Some(file) = &spec.dockerfile {
-        command.arg("--file").arg(file);
-    }
-    if let Some(target) = &spec.target {
-        command.args(["--target", target]);
-    }
-    for (flag, values) in [
-        ("--build-arg", &spec.build_args),
-        ("--secret", &spec.secrets),
-        ("--ssh", &spec.ssh),
-    ] {
-        for value in values {
-            command.args([flag, value]);
-        }
-    }
-    command.args(&spec.flags).arg("--").arg(&spec.context);
-}
-
-/// Runs a command whose output the user wants to see, on stderr.
-async fn run_visible(mut command: Command, job: &Job, what: &str) -> Result<()> {
-    let shown = process::display(&command);
-    let inherit = job.report.owns_terminal();
-    if inherit {
-        command
-            .stdout(Stdio::from(std::io::stderr()))
-            .stderr(Stdio::inherit());
-    }
-    let mut child = process::spawn(&mut command)?;
-    let stdout = child.stdout.take();
-    let stderr = child.stderr.take();
-    let ended = async {
-        let (_, _, status) = tokio::join!(pass(stdout, job), pass(stderr, job), child.wait());
-        status
-    };
-    let status = tokio::select! {
-        status = ended => status.map_err(|e| {
-            Error::new(ErrorKind::Build, format!("lost track of `{shown}`")).because(e)
-        })?,
-        () = job.cancel.cancelled() => {
-            process::end_gently(&mut child).await;
-            return Err(job.cancel.error());
-        }
-    };
-    if status.success() {
-        return Ok(());
-    }
-    Err(
-        Error::new(ErrorKind::Build, format!("the {what} failed ({status})"))
-            .because(format!("`{shown}`"))
-            .hint(format!(
-                "the engine's own messages are above; nothing was loaded after the failed {what}"
-            )),
-    )
-}
-
-async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job) {
-    let Some(mut stream) = stream else { return };
-    let mut chunk = vec![0; 8192];
-    while let Ok(n) = stream.read(&mut chunk).await {
-        if n == 0 {
-            return;
-        }
-        job.report.event(&Event::Build(&chunk[..n]));
     }
 }
 
@@ -409,24 +359,5 @@ mod tests {
             "Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": id, "size": 1},
         }));
         assert_eq!(index.manifest, None);
-    }
-
-    #[test]
-    fn what_a_user_types_stays_one_argument() {
-        let mut command = Command::new("docker");
-        build_arguments(
-            &mut command,
-            &BuildSpec {
-                name: "a:b".into(),
-                context: "-x y".into(),
-                build_args: vec!["K=a b; $(c)".into()],
-                ..BuildSpec::default()
-            },
-        );
-        let args: Vec<_> = command.as_std().get_args().collect();
-        assert_eq!(
-            args,
-            ["--tag", "a:b", "--build-arg", "K=a b; $(c)", "--", "-x y"]
-        );
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+mod command;
 pub mod context;
 mod dial;
 mod docker;
+mod podman;
 
 use std::fmt;
 use std::fs::File;
@@ -12,11 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use docker::Docker;
+pub use podman::Podman;
+
+use tokio::process::Command;
 
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{DiffId, Digest, Image, ImageId, Platform, archive};
 use crate::job::Job;
+use crate::reference::Reference;
 use crate::source::Source;
 use crate::source::spool::unlinked_file;
 
@@ -79,29 +85,82 @@ pub struct BuildSpec {
 pub enum EngineKind {
     /// Docker, or what answers like it.
     Docker,
+    /// Podman.
+    Podman,
+}
+
+impl EngineKind {
+    /// Reads `KINDLIFT_ENGINE`.
+    ///
+    /// # Errors
+    /// Usage error, if it names no engine.
+    pub fn from_env(env: &Env) -> Result<Option<Self>> {
+        match env.get("KINDLIFT_ENGINE") {
+            None => Ok(None),
+            Some("docker") => Ok(Some(Self::Docker)),
+            Some("podman") => Ok(Some(Self::Podman)),
+            Some(other) => Err(Error::usage(format!("KINDLIFT_ENGINE is {other:?}"))
+                .hint("set it to docker or podman, or unset it")),
+        }
+    }
 }
 
 /// An engine that answers.
 pub enum Engine {
     /// Docker.
     Docker(Docker),
+    /// Podman.
+    Podman(Podman),
+}
+
+/// Passes a call on to whichever engine it is.
+macro_rules! either {
+    ($engine:expr, $it:ident => $call:expr) => {
+        match $engine {
+            Engine::Docker($it) => $call,
+            Engine::Podman($it) => $call,
+        }
+    };
 }
 
 impl Engine {
-    /// Finds the engine: the one asked for, else what answers.
+    /// Finds the engine: the one asked for; else, where somebody will look into Docker's API
+    /// afterwards (`by_api`: Skaffold, and Tilt without a ref file), what answers there; else
+    /// what answers.
     ///
     /// # Errors
-    /// Engine error, naming each socket that was tried.
-    pub async fn find(kind: Option<EngineKind>, env: &Env) -> Result<Self> {
-        let _ = kind;
-        Docker::connect(env).await.map(Self::Docker)
+    /// Engine error, naming each place that was tried.
+    pub async fn find(kind: Option<EngineKind>, by_api: bool, env: &Env) -> Result<Self> {
+        let kind = kind.map_or_else(|| EngineKind::from_env(env), |kind| Ok(Some(kind)))?;
+        if kind == Some(EngineKind::Podman) && !by_api {
+            return Podman::connect(env, None).await.map(Self::Podman);
+        }
+        match (Docker::connect(env).await, kind) {
+            (Ok(docker), Some(EngineKind::Docker)) if docker.is_podman() => Err(Error::new(
+                ErrorKind::Engine,
+                format!("{} is Podman, not Docker", docker.describe()),
+            )
+            .hint("use --engine podman, or point DOCKER_HOST at Docker")),
+            (Ok(docker), Some(EngineKind::Podman)) if !docker.is_podman() => Err(Error::new(
+                ErrorKind::Engine,
+                format!("the image is looked for in {} afterwards, which is not Podman", docker.describe()),
+            )
+            .hint("point DOCKER_HOST at Podman's socket (`podman system service`), as Skaffold and Tilt need it")),
+            (Ok(docker), _) if docker.is_podman() => {
+                Podman::connect(env, Some(docker.host().to_owned())).await.map(Self::Podman)
+            }
+            (Ok(docker), _) => Ok(Self::Docker(docker)),
+            (Err(no_docker), None) if !by_api => match Podman::connect(env, None).await {
+                Ok(podman) => Ok(Self::Podman(podman)),
+                Err(no_podman) => Err(neither(no_docker, &no_podman)),
+            },
+            (Err(no_docker), _) => Err(no_docker),
+        }
     }
 
     /// Describes the engine for messages.
     pub fn describe(&self) -> String {
-        match self {
-            Self::Docker(docker) => docker.describe(),
-        }
+        either!(self, engine => engine.describe())
     }
 
     /// Builds an image.
@@ -109,9 +168,7 @@ impl Engine {
     /// # Errors
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
-        match self {
-            Self::Docker(docker) => docker.build(spec, job).await,
-        }
+        either!(self, engine => engine.build(spec, job).await)
     }
 
     /// Pushes an image to its registry.
@@ -119,18 +176,33 @@ impl Engine {
     /// # Errors
     /// Build error.
     pub async fn push(&self, name: &str, job: &Job) -> Result<()> {
-        match self {
-            Self::Docker(docker) => docker.push(name, job).await,
-        }
+        either!(self, engine => engine.push(name, job).await)
     }
 
-    /// Looks an image up. None, if the engine has no such image.
+    /// Pulls an image from its registry.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn pull(&self, name: &Reference, platform: &Platform, job: &Job) -> Result<()> {
+        either!(self, engine => engine.pull(name, platform, job).await)
+    }
+
+    /// Looks an image up by name or ID. None, if the engine has no such image.
     ///
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        either!(self, engine => engine.inspect(name).await)
+    }
+
+    /// Finds another name that hides an image from whoever asks the engine for it.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn shadow(&self, name: &Reference, id: &EngineId) -> Result<Option<String>> {
         match self {
-            Self::Docker(docker) => docker.inspect(name).await,
+            Self::Docker(_) => Ok(None),
+            Self::Podman(podman) => podman.shadow(name, id).await,
         }
     }
 
@@ -138,10 +210,8 @@ impl Engine {
     ///
     /// # Errors
     /// Engine error.
-    pub async fn tag(&self, name: &str, other: &crate::reference::Reference) -> Result<()> {
-        match self {
-            Self::Docker(docker) => docker.tag(name, other).await,
-        }
+    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
+        either!(self, engine => engine.tag(name, other).await)
     }
 
     /// Exports one platform of an image into a file without a name and reads it there.
@@ -155,14 +225,11 @@ impl Engine {
         job: &Job,
     ) -> Result<(Arc<Image>, Arc<dyn Source>)> {
         let file = unlinked_file(&job.env)?;
-        let spool = file
-            .try_clone()
-            .map_err(|e| Error::new(ErrorKind::Internal, "cannot spool the image").because(e))?;
         match self {
-            Self::Docker(docker) => docker.save(name, platform, spool).await?,
+            Self::Docker(docker) => docker.save(name, platform, &file).await?,
+            Self::Podman(podman) => podman.save(name, &file).await?,
         }
-        let platform = platform.clone();
-        let (image, blobs) = read(file, platform).await.map_err(|e| {
+        let (image, blobs) = read(file, platform.clone()).await.map_err(|e| {
             e.within(format!(
                 "{name}, as {} exports it, is refused",
                 self.describe()
@@ -172,8 +239,65 @@ impl Engine {
     }
 }
 
+/// Makes one error of both engines': the user has neither.
+fn neither(no_docker: Error, no_podman: &Error) -> Error {
+    let message = format!(
+        "no container engine answers: {no_docker}; and {}",
+        one_line(no_podman)
+    );
+    let hint = no_docker
+        .next_step()
+        .unwrap_or("start Docker or Podman")
+        .to_owned();
+    Error::new(ErrorKind::Engine, message).hint(hint)
+}
+
+/// Adds the flags that docker and podman share.
+fn build_arguments(command: &mut Command, spec: &BuildSpec) {
+    if !spec.platforms.is_empty() {
+        let platforms: Vec<String> = spec.platforms.iter().map(Platform::to_string).collect();
+        command.args(["--platform", &platforms.join(",")]);
+    }
+    if let Some(file) = &spec.dockerfile {
+        command.arg("--file").arg(file);
+    }
+    if let Some(target) = &spec.target {
+        command.args(["--target", target]);
+    }
+    for (flag, values) in [
+        ("--build-arg", &spec.build_args),
+        ("--secret", &spec.secrets),
+        ("--ssh", &spec.ssh),
+    ] {
+        for value in values {
+            command.args([flag, value]);
+        }
+    }
+    command.args(&spec.flags).arg("--").arg(&spec.context);
+}
+
 async fn read(file: File, platform: Platform) -> Result<(Image, crate::source::spool::FileBlobs)> {
     tokio::task::spawn_blocking(move || archive::read(Arc::new(file), &platform))
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_user_types_stays_one_argument() {
+        let mut command = Command::new("docker");
+        build_arguments(
+            &mut command,
+            &BuildSpec {
+                context: "-x y".into(),
+                build_args: vec!["K=a b; $(c)".into()],
+                ..BuildSpec::default()
+            },
+        );
+        let args: Vec<_> = command.as_std().get_args().collect();
+        assert_eq!(args, ["--build-arg", "K=a b; $(c)", "--", "-x y"]);
+    }
 }

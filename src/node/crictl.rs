@@ -149,6 +149,19 @@ pub async fn prove(
     for name in names {
         settle(session, image, name).await?;
     }
+    confirm(session, waiting, image, names).await
+}
+
+/// Lets crictl confirm an image under every name, now: nothing is waited for.
+///
+/// # Errors
+/// Verify error, naming node, name and what crictl shows instead.
+pub async fn confirm(
+    session: &Session,
+    waiting: Waiting,
+    image: &Image,
+    names: &[Reference],
+) -> Result<Shown> {
     let unproven = |why: String| {
         Error::new(
             ErrorKind::Verify,

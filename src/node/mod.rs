@@ -5,6 +5,7 @@
 
 pub mod cri;
 pub mod crictl;
+pub mod find;
 pub mod lease;
 pub mod name;
 pub mod session;

@@ -113,6 +113,17 @@ pub async fn inventory(session: &Session, lease: &Lease, image: &Image) -> Resul
     })
 }
 
+/// Tells whether a node lacks any layer of an image, unpacked.
+///
+/// # Errors
+/// A call's failure.
+pub async fn lacks(session: &Session, image: &Image) -> Result<bool, Failure> {
+    match image.top() {
+        Some(top) => has_snapshot(session, top).await.map(|has| !has),
+        None => Ok(false),
+    }
+}
+
 /// Returns how many bytes staging will need on the node's disk, at the least.
 pub fn space_needed(image: &Image, inventory: &Inventory) -> u64 {
     let blobs: u64 = inventory

@@ -63,6 +63,8 @@ pub struct Outcome {
     pub refs: Vec<Reference>,
     /// What happened on each node.
     pub nodes: Vec<NodeOutcome>,
+    /// Whether the nodes' image was compared with the engine's; if not, only with one another.
+    pub compared: bool,
     /// How long each phase took, in milliseconds from the start of the run.
     pub phases: BTreeMap<&'static str, Span>,
 }

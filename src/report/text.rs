@@ -27,8 +27,8 @@ pub enum Verbosity {
 pub struct Text {
     verbosity: Verbosity,
     terminal: bool,
-    /// Bytes of the build's current line.
-    column: Mutex<usize>,
+    /// Where the build's output is.
+    build: Mutex<Plain>,
 }
 
 impl Text {
@@ -37,7 +37,7 @@ impl Text {
         Self {
             verbosity,
             terminal: std::io::stderr().is_terminal(),
-            column: Mutex::new(0),
+            build: Mutex::default(),
         }
     }
 }
@@ -46,9 +46,9 @@ impl Report for Text {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Build(bytes) => {
-                let mut column = self.column.lock().unwrap_or_else(PoisonError::into_inner);
-                let broken = break_lines(bytes, &mut column);
-                let _ = std::io::stderr().lock().write_all(&broken);
+                let mut build = self.build.lock().unwrap_or_else(PoisonError::into_inner);
+                let plain = build.text(bytes);
+                let _ = std::io::stderr().lock().write_all(&plain);
             }
             Event::Warning { message, hint } if self.verbosity >= Verbosity::Normal => {
                 line(&format!("warning: {message}"));
@@ -69,28 +69,82 @@ impl Report for Text {
 
 /// Writes a line to stderr. A closed pipe is no reason to fail: the work goes on.
 fn line(text: &str) {
-    let mut text = text.replace('\r', "");
-    text.push('\n');
-    let mut column = 0;
-    let broken = break_lines(text.as_bytes(), &mut column);
-    let _ = std::io::stderr().lock().write_all(&broken);
+    let mut plain = Plain::default().text(text.as_bytes());
+    plain.push(b'\n');
+    let _ = std::io::stderr().lock().write_all(&plain);
 }
 
-/// Breaks lines that are too long; `column` is where the last piece ended.
-fn break_lines(bytes: &[u8], column: &mut usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() + 8);
-    for &byte in bytes {
-        if byte == b'\n' {
-            *column = 0;
-        } else if *column >= MAX_LINE {
-            out.push(b'\n');
-            *column = 1;
-        } else {
-            *column += 1;
+/// Turns output into lines that a log can take, piece by piece: none too long, none overwritten,
+/// none coloured. buildx colours its warnings even where its output is no terminal.
+#[derive(Debug, Default)]
+struct Plain {
+    /// Bytes of the current line.
+    column: usize,
+    /// Whether the last byte was a carriage return.
+    returned: bool,
+    escape: Escape,
+}
+
+/// How far into an escape sequence (ECMA-48) the output is.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    #[default]
+    Outside,
+    /// After ESC, perhaps with intermediate bytes.
+    Begun,
+    /// In a control sequence: a colour, a movement.
+    Control,
+    /// In a string: a window title, a link.
+    String,
+}
+
+impl Plain {
+    fn text(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len() + 8);
+        for &byte in bytes {
+            if self.is_escaped(byte) {
+                continue;
+            }
+            // A progress bar that starts its line anew gets a new line; CR LF is one end.
+            let ends_twice = byte == b'\n' && self.returned;
+            self.returned = byte == b'\r';
+            match byte {
+                b'\n' if ends_twice => {}
+                b'\n' => self.end_line(&mut out),
+                b'\r' if self.column == 0 => self.returned = false,
+                b'\r' => self.end_line(&mut out),
+                _ => {
+                    if self.column >= MAX_LINE {
+                        self.end_line(&mut out);
+                    }
+                    self.column += 1;
+                    out.push(byte);
+                }
+            }
         }
-        out.push(byte);
+        out
     }
-    out
+
+    fn end_line(&mut self, out: &mut Vec<u8>) {
+        self.column = 0;
+        out.push(b'\n');
+    }
+
+    /// Tells whether a byte belongs to an escape sequence. A line's end ends any.
+    fn is_escaped(&mut self, byte: u8) -> bool {
+        let was = self.escape;
+        self.escape = match (was, byte) {
+            (_, 0x1b) => Escape::Begun,
+            (_, b'\n') => Escape::Outside,
+            (Escape::Begun, b'[') => Escape::Control,
+            (Escape::Begun, b']' | b'P' | b'X' | b'^' | b'_') => Escape::String,
+            (Escape::Begun, 0x20..=0x2f) => Escape::Begun,
+            (Escape::Control, 0x40..=0x7e) | (Escape::String, 0x07) => Escape::Outside,
+            (Escape::Begun | Escape::Outside, _) => Escape::Outside,
+            (unfinished, _) => unfinished,
+        };
+        (was != Escape::Outside && byte != b'\n') || self.escape != Escape::Outside
+    }
 }
 
 /// Tells what was done, in one line.
@@ -111,8 +165,13 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
         ("loaded", "into")
     };
     let plural = if nodes == 1 { "node" } else { "nodes" };
+    let compared = if outcome.compared {
+        ""
+    } else {
+        " (not compared: the engine has no such image)"
+    };
     format!(
-        "{verb} {} {into} {nodes} {plural} of {}: {seconds:.1} s, {} sent",
+        "{verb} {} {into} {nodes} {plural} of {}: {seconds:.1} s, {} sent{compared}",
         outcome.image,
         outcome.cluster,
         size(sent)
@@ -155,13 +214,33 @@ mod tests {
 
     #[test]
     fn breaks_lines_that_would_deadlock_skaffold() {
-        let mut column = 0;
-        let mut out = break_lines(&vec![b'x'; 40_000], &mut column);
-        out.extend(break_lines(&vec![b'x'; 40_000], &mut column));
+        let mut plain = Plain::default();
+        let mut out = plain.text(&vec![b'x'; 40_000]);
+        out.extend(plain.text(&vec![b'x'; 40_000]));
         let longest = out.split(|b| *b == b'\n').map(<[u8]>::len).max().unwrap();
         assert!(longest <= MAX_LINE, "{longest}");
         let kept = out.iter().filter(|b| **b == b'x').count();
         assert_eq!(kept, 80_000);
+    }
+
+    #[test]
+    fn output_is_plain_however_it_is_cut() {
+        let text = "\x1b[33m1 warning\x1b[0m\r\n10%\r20%\rdone\n\
+                    \x1b]0;title\x07a\x1b]8;;x\x1b\\b\x1b(Bc \u{e4}\n\n\x1b[2\nend";
+        let plain = "1 warning\n10%\n20%\ndone\nabc \u{e4}\n\n\nend";
+        for size in 1..text.len() {
+            let mut lines = Plain::default();
+            let out: Vec<u8> = text
+                .as_bytes()
+                .chunks(size)
+                .flat_map(|piece| lines.text(piece))
+                .collect();
+            assert_eq!(
+                String::from_utf8(out).unwrap(),
+                plain,
+                "in pieces of {size}"
+            );
+        }
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! `kindlift load`, `ensure` and `verify`: images that are built already.
+
+use clap::Args;
+use kindlift::error::Error;
+use kindlift::job::Job;
+use kindlift::report::Outcome;
+use kindlift::run::{self, LoadRequest};
+
+use super::{EngineArg, Place};
+
+/// Load images that an engine has into every node, and prove them with crictl
+///
+/// Without arguments, under Skaffold or Tilt: the image that the environment names, under every
+/// name that `build` would give it. So any builder can be followed by `exec kindlift load`.
+#[derive(Args)]
+pub struct Load {
+    /// The images; docker://NAME is pulled where the engine does not have it
+    #[arg(value_name = "IMAGE")]
+    images: Vec<String>,
+    /// Load every image that these Kubernetes manifests name and the engine has (- for stdin)
+    #[arg(long, value_name = "FILE|-")]
+    from: Vec<String>,
+    /// Pull what the engine does not have
+    #[arg(long)]
+    pull: bool,
+    #[command(flatten)]
+    engine: EngineArg,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Load {
+    /// Runs it.
+    pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
+        let request = LoadRequest {
+            images: self.images.clone(),
+            from: self.from.clone(),
+            pull: self.pull,
+            engine: self.engine.kind(),
+            place: self.place.resolve(),
+        };
+        run::load(job, &request).await
+    }
+}
+
+/// Make sure that every node has an image: verify it, and load what is missing
+///
+/// For Skaffold's `test.custom`, which runs on cache hits too: there the image is $IMAGE.
+#[derive(Args)]
+pub struct Ensure {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    image: Option<String>,
+    #[command(flatten)]
+    engine: EngineArg,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Ensure {
+    /// Runs it.
+    pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
+        let request = LoadRequest {
+            images: self.image.clone().into_iter().collect(),
+            engine: self.engine.kind(),
+            place: self.place.resolve(),
+            ..LoadRequest::default()
+        };
+        run::ensure(job, &request).await
+    }
+}
+
+/// Prove with crictl that every node has the engine's image, complete and unpacked
+#[derive(Args)]
+pub struct Verify {
+    /// The images
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<String>,
+    #[command(flatten)]
+    engine: EngineArg,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Verify {
+    /// Runs it.
+    pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
+        let request = LoadRequest {
+            images: self.images.clone(),
+            engine: self.engine.kind(),
+            place: self.place.resolve(),
+            ..LoadRequest::default()
+        };
+        run::verify(job, &request).await
+    }
+}

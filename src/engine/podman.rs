@@ -1,0 +1,322 @@
+//! Podman, rootful or rootless, local or behind a connection, through its command line: the
+//! `podman` command chooses where it talks to as it always does.
+//!
+//! Podman names what it builds `localhost/…` where the user wrote no registry, which no kubelet
+//! asks for. Here images are built and looked up under the kubelet's reading of the name first.
+
+use std::fs::File;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::command::{run_visible, spool};
+use super::{BuildSpec, EngineId, ImageRecord};
+use crate::env::Env;
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{DiffId, Digest, ImageId, Platform};
+use crate::job::Job;
+use crate::process::{self, Orphan};
+use crate::reference::Reference;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A Podman that answers.
+pub struct Podman {
+    env: Env,
+    /// A socket to talk to, instead of what the command would choose.
+    url: Option<String>,
+    version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Version {
+    client: Option<VersionOf>,
+    server: Option<VersionOf>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct VersionOf {
+    version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: Option<String>,
+    #[serde(rename = "RootFS")]
+    root_fs: Option<RootFs>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RootFs {
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+impl Podman {
+    /// Asks the `podman` command for its version; at a socket, if one is given.
+    ///
+    /// # Errors
+    /// Engine error, with what podman said.
+    pub async fn connect(env: &Env, url: Option<String>) -> Result<Self> {
+        let mut podman = Self {
+            env: env.clone(),
+            url,
+            version: String::new(),
+        };
+        let output = podman
+            .output(&["version", "--format", "json"])
+            .await
+            .map_err(|e| e.within("Podman does not answer"))?;
+        let version: Version = serde_json::from_slice(&output)
+            .map_err(|e| Error::new(ErrorKind::Engine, "Podman gives no version").because(e))?;
+        podman.version = version
+            .server
+            .or(version.client)
+            .map(|of| of.version)
+            .unwrap_or_default();
+        Ok(podman)
+    }
+
+    /// Describes the engine for messages.
+    pub fn describe(&self) -> String {
+        match &self.url {
+            Some(url) => format!("Podman {} at {url}", self.version),
+            None => format!("Podman {}", self.version),
+        }
+    }
+
+    fn command(&self, args: &[&str], orphan: Orphan) -> Command {
+        let mut command = process::command("podman", &self.env, orphan);
+        if let Some(url) = &self.url {
+            command.args(["--url", url]);
+        }
+        command.args(args);
+        command
+    }
+
+    async fn output(&self, args: &[&str]) -> Result<Vec<u8>> {
+        process::run(
+            self.command(args, Orphan::Kill),
+            ErrorKind::Engine,
+            DEADLINE,
+        )
+        .await?
+        .success(ErrorKind::Engine)
+    }
+
+    /// Builds an image.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
+        let full = Reference::parse(&spec.name)?.to_string();
+        let mut command = self.command(&["build"], Orphan::Terminate);
+        let name = if spec.push { "--manifest" } else { "--tag" };
+        command.args([name, &full]);
+        super::build_arguments(&mut command, spec);
+        run_visible(command, job, "build").await?;
+        if spec.push {
+            let mut push = self.command(&["manifest", "push", "--all"], Orphan::Terminate);
+            plain_http_on_loopback(&mut push, &full);
+            push.args([&full, &format!("docker://{full}")]);
+            run_visible(push, job, "push").await?;
+        }
+        Ok(())
+    }
+
+    /// Pushes an image to its registry.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn push(&self, name: &str, job: &Job) -> Result<()> {
+        let full = Reference::parse(name)?.to_string();
+        let mut command = self.command(&["push"], Orphan::Terminate);
+        plain_http_on_loopback(&mut command, &full);
+        command.arg(&full);
+        run_visible(command, job, "push").await
+    }
+
+    /// Pulls an image from its registry.
+    ///
+    /// # Errors
+    /// Build error.
+    pub async fn pull(&self, name: &Reference, platform: &Platform, job: &Job) -> Result<()> {
+        let full = name.to_string();
+        let mut command =
+            self.command(&["pull", "--platform", &platform.to_string()], Orphan::Kill);
+        plain_http_on_loopback(&mut command, &full);
+        command.arg(&full);
+        run_visible(command, job, "pull").await
+    }
+
+    /// Looks an image up, under the kubelet's reading of its name, then under `localhost/`.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let Ok(reference) = Reference::parse(name) else {
+            return self.inspect_exactly(name).await;
+        };
+        if let Some(record) = self.inspect_exactly(&reference.to_string()).await? {
+            return Ok(Some(record));
+        }
+        match local_name(&reference) {
+            Some(local) => self.inspect_exactly(&local).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn inspect_exactly(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let exists = self.command(&["image", "exists", name], Orphan::Kill);
+        let exists = process::run(exists, ErrorKind::Engine, DEADLINE).await?;
+        match exists.status.code() {
+            Some(1) => return Ok(None),
+            Some(0) => {}
+            _ => return exists.success(ErrorKind::Engine).map(|_| None),
+        }
+        let output = self.output(&["image", "inspect", name]).await?;
+        record(&output).map(Some)
+    }
+
+    /// Finds a `localhost/X` that shadows `docker.io/X` with another image: Podman's Docker API,
+    /// which Skaffold asks, and `podman run X` take that one.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn shadow(&self, name: &Reference, id: &EngineId) -> Result<Option<String>> {
+        let Some(local) = local_name(name) else {
+            return Ok(None);
+        };
+        let other = self.inspect_exactly(&local).await?;
+        Ok(other.filter(|other| other.id != *id).map(|_| local))
+    }
+
+    /// Gives an image another name.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
+        self.output(&["tag", name, &other.to_string()])
+            .await
+            .map(drop)
+    }
+
+    /// Saves an image into a file, its layers as they lie in the store: uncompressed.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn save(&self, name: &str, file: &File) -> Result<()> {
+        let command = self.command(
+            &["save", "--quiet", "--format", "docker-archive", name],
+            Orphan::Kill,
+        );
+        spool(command, file).await
+    }
+}
+
+/// Returns the name under which Podman keeps what was built without a registry.
+fn local_name(name: &Reference) -> Option<String> {
+    (name.registry() == "docker.io").then(|| format!("localhost/{}", name.familiar()))
+}
+
+/// Registries on this machine speak plain HTTP, as Docker takes for granted and Podman does not.
+fn plain_http_on_loopback(command: &mut Command, name: &str) {
+    let host = name.split('/').next().unwrap_or_default();
+    let host = host.split(':').next().unwrap_or_default();
+    if host == "localhost" || host.starts_with("127.") {
+        command.arg("--tls-verify=false");
+    }
+}
+
+/// Reads what `podman image inspect` prints. Pure.
+fn record(output: &[u8]) -> Result<ImageRecord> {
+    let unreadable = |e: Option<serde_json::Error>| {
+        let error = Error::new(
+            ErrorKind::Engine,
+            "what `podman image inspect` says cannot be read",
+        );
+        match e {
+            Some(e) => error.because(e),
+            None => error,
+        }
+    };
+    let inspected: Vec<Inspected> =
+        serde_json::from_slice(output).map_err(|e| unreadable(Some(e)))?;
+    let inspected = inspected
+        .into_iter()
+        .next()
+        .ok_or_else(|| unreadable(None))?;
+    // The command prints IDs without the algorithm, the API with it.
+    let hex = inspected
+        .id
+        .strip_prefix("sha256:")
+        .unwrap_or(&inspected.id);
+    let id: Digest = format!("sha256:{hex}").parse()?;
+    let layers = inspected
+        .root_fs
+        .and_then(|root| root.layers)
+        .unwrap_or_default();
+    Ok(ImageRecord {
+        platform: Platform::new(
+            &inspected.os,
+            &inspected.architecture,
+            inspected.variant.as_deref(),
+        ),
+        diff_ids: layers
+            .iter()
+            .map(|l| l.parse().map(DiffId))
+            .collect::<Result<_>>()?,
+        image_id: Some(ImageId(id.clone())),
+        manifest: None,
+        id: EngineId(id),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_is_the_config_digest() {
+        let hex = "3".repeat(64);
+        let text = serde_json::json!([{
+            "Id": hex, "Os": "linux", "Architecture": "arm", "Variant": "v7",
+            "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "4".repeat(64))]},
+        }]);
+        let record = record(text.to_string().as_bytes()).unwrap();
+        assert_eq!(record.image_id.unwrap().0.hex(), hex);
+        assert_eq!(record.platform.to_string(), "linux/arm/v7");
+    }
+
+    #[test]
+    fn only_docker_hub_names_can_be_shadowed() {
+        let local = |name| local_name(&Reference::parse(name).unwrap());
+        assert_eq!(local("app:1").as_deref(), Some("localhost/app:1"));
+        assert_eq!(local("demo/app:1").as_deref(), Some("localhost/demo/app:1"));
+        assert_eq!(local("reg.io/app:1"), None);
+    }
+
+    #[test]
+    fn plain_http_only_on_loopback() {
+        let plain = |name: &str| {
+            let mut command = Command::new("podman");
+            plain_http_on_loopback(&mut command, name);
+            command.as_std().get_args().count() == 1
+        };
+        assert!(plain("localhost:5000/x:1"));
+        assert!(plain("127.0.0.1:5000/x:1"));
+        assert!(!plain("docker.io/library/x:1"));
+        assert!(!plain("localhost.example.com/x:1"));
+    }
+}

@@ -1,0 +1,200 @@
+//! Looking at what a node holds: the image behind a name, and whether it is whole.
+//!
+//! CRI's word is no evidence: it lists images whose layers were never unpacked or are gone.
+
+use std::collections::HashMap;
+
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::{InfoRequest, ReadContentRequest};
+use containerd_client::tonic::{Response, Status};
+use oci_spec::image::{Descriptor, ImageIndex};
+
+use super::session::{Failure, Session};
+use super::{name, stage};
+use crate::engine::ImageRecord;
+use crate::error::{Error, Result};
+use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform};
+
+/// What stands behind a name on a node.
+#[derive(Debug)]
+pub enum Held {
+    /// Nothing.
+    Absent,
+    /// An image that cannot run, and why: somebody's load was cut short.
+    Broken(String),
+    /// An image, complete and unpacked.
+    Whole(Box<Image>),
+}
+
+/// Finds the image that a name stands for on a node.
+///
+/// # Errors
+/// A call's failure.
+pub async fn held(session: &Session, name: &str) -> Result<Held> {
+    let Some(target) = name::get(session, name)
+        .await?
+        .and_then(|record| record.target)
+    else {
+        return Ok(Held::Absent);
+    };
+    let image = match read(session, &target.digest, &target.media_type).await? {
+        Ok(image) => image,
+        Err(why) => return Ok(Held::Broken(why)),
+    };
+    if let Some(top) = image.top() {
+        if stage::lacks(session, &image).await? {
+            return Ok(Held::Broken("its layers are not unpacked".to_owned()));
+        }
+        let key = format!(
+            "containerd.io/gc.ref.snapshot.{}",
+            session.facts().snapshotter
+        );
+        let labels = labels(session, &image.config.digest).await?;
+        // Without the label the layers go with the next collection.
+        if labels.get(&key).map(String::as_str) != Some(top.to_string().as_str()) {
+            return Ok(Held::Broken("nothing holds its unpacked layers".to_owned()));
+        }
+    }
+    Ok(Held::Whole(Box::new(image)))
+}
+
+/// Finds an image that an engine describes, under whatever name, with its documents.
+///
+/// # Errors
+/// A call's failure.
+pub async fn described(session: &Session, record: &ImageRecord) -> Result<Option<Image>> {
+    let target = match (&record.manifest, &record.image_id) {
+        (Some(manifest), _) => Some((manifest.to_string(), String::new())),
+        (None, Some(id)) => name::get(session, &id.to_string())
+            .await?
+            .and_then(|record| record.target)
+            .map(|target| (target.digest, target.media_type)),
+        (None, None) => None,
+    };
+    let Some((digest, media_type)) = target else {
+        return Ok(None);
+    };
+    let image = read(session, &digest, &media_type).await?.ok();
+    Ok(image.filter(|image| matches(image, record) == Some(true)))
+}
+
+/// Tells whether an image is the one that an engine describes; none, if the engine's description
+/// does not say.
+pub fn matches(image: &Image, record: &ImageRecord) -> Option<bool> {
+    if record.manifest.as_ref() == Some(&image.manifest.digest) {
+        return Some(true);
+    }
+    if let Some(id) = &record.image_id {
+        return Some(*id == image.id());
+    }
+    let layers = image.layers.iter().map(|layer| &layer.diff_id);
+    if record.diff_ids.is_empty() || layers.eq(&record.diff_ids) {
+        // The same image may have another manifest here (other compression): not known.
+        None
+    } else {
+        Some(false)
+    }
+}
+
+/// Reads manifest and config; the inner error says what is missing or does not agree.
+async fn read(session: &Session, digest: &str, media_type: &str) -> Result<Result<Image, String>> {
+    let mut digest = digest.to_owned();
+    let mut media_type = media_type.to_owned();
+    // An index, and perhaps one inside it.
+    for _ in 0..4 {
+        let Some(bytes) = blob(session, &digest, MAX_MANIFEST).await? else {
+            return Ok(Err(format!("its manifest {digest} is not there")));
+        };
+        if let Some(next) = choose(&bytes, &session.facts().platform) {
+            digest = next.digest().to_string();
+            media_type = next.media_type().to_string();
+            continue;
+        }
+        if media_type.is_empty() {
+            "application/vnd.oci.image.manifest.v1+json".clone_into(&mut media_type);
+            if let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(&bytes)
+                && let Some(serde_json::Value::String(named)) = fields.get("mediaType")
+            {
+                media_type.clone_from(named);
+            }
+        }
+        let config = serde_json::from_slice::<oci_spec::image::ImageManifest>(&bytes)
+            .map(|manifest| manifest.config().digest().to_string());
+        let Ok(config) = config else {
+            return Ok(Err(format!("its manifest {digest} cannot be read")));
+        };
+        let Some(config) = blob(session, &config, MAX_CONFIG).await? else {
+            return Ok(Err(format!("its config {config} is not there")));
+        };
+        return Ok(Image::from_documents(bytes, &media_type, config).map_err(|e| e.to_string()));
+    }
+    Ok(Err("its indexes nest too deeply".to_owned()))
+}
+
+/// Returns the manifest of an index that a platform runs; none, if this is no index.
+fn choose(bytes: &[u8], platform: &Platform) -> Option<Descriptor> {
+    let index: ImageIndex = serde_json::from_slice(bytes).ok()?;
+    let runs = |descriptor: &&Descriptor| {
+        descriptor.platform().as_ref().is_some_and(|p| {
+            let os = p.os().to_string();
+            let architecture = p.architecture().to_string();
+            platform.runs(&Platform::new(&os, &architecture, p.variant().as_deref()))
+        })
+    };
+    let found = index.manifests().iter().find(runs);
+    found.or_else(|| index.manifests().first()).cloned()
+}
+
+async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+    let request = session.request(
+        ReadContentRequest {
+            digest: digest.to_owned(),
+            ..ReadContentRequest::default()
+        },
+        None,
+    );
+    let mut client = ContentClient::new(session.channel());
+    let read = async {
+        let mut bytes = Vec::new();
+        let mut stream = client.read(request).await?.into_inner();
+        while let Some(piece) = stream.message().await? {
+            bytes.extend(piece.data);
+            if bytes.len() as u64 > limit {
+                return Err(Status::resource_exhausted(format!(
+                    "{digest} is larger than {limit} bytes"
+                )));
+            }
+        }
+        Ok(Response::new(bytes))
+    };
+    match session.call(&format!("reading {digest}"), read).await {
+        Ok(bytes)
+            if digest
+                .parse::<Digest>()
+                .is_ok_and(|d| d == Digest::of(&bytes)) =>
+        {
+            Ok(Some(bytes))
+        }
+        Ok(_) => Ok(None),
+        Err(failure) if failure.not_found() => Ok(None),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+async fn labels(session: &Session, digest: &Digest) -> Result<HashMap<String, String>> {
+    let request = session.request(
+        InfoRequest {
+            digest: digest.to_string(),
+        },
+        None,
+    );
+    let mut client = ContentClient::new(session.channel());
+    match session
+        .call("looking at labels", client.info(request))
+        .await
+    {
+        Ok(answer) => Ok(answer.info.map(|info| info.labels).unwrap_or_default()),
+        Err(failure) if Failure::not_found(&failure) => Ok(HashMap::new()),
+        Err(failure) => Err(Error::from(failure)),
+    }
+}

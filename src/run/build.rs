@@ -1,0 +1,351 @@
+//! `build`: build, load, prove; or build and push.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::deliver::{Delivery, Destination, deliver};
+use super::{Where, allow, find, warn_about_latest};
+use crate::cluster::Node;
+use crate::contract::skaffold::Platforms;
+use crate::contract::{Contract, Naming, tilt};
+use crate::engine::{BuildSpec, Engine, EngineKind, ImageRecord};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Platform;
+use crate::job::Job;
+use crate::load;
+use crate::node::Session;
+use crate::reference::Reference;
+use crate::report::{Clock, Event, Outcome};
+
+/// A build as a user, Skaffold or Tilt asks for it.
+#[derive(Debug, Clone, Default)]
+pub struct BuildRequest {
+    /// `--tag`.
+    pub tag: Option<String>,
+    /// The context; Skaffold's, or the current folder, if not given.
+    pub context: Option<String>,
+    /// `--file`.
+    pub dockerfile: Option<PathBuf>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: Vec<String>,
+    /// `--secret`.
+    pub secrets: Vec<String>,
+    /// `--ssh`.
+    pub ssh: Vec<String>,
+    /// `--platform`.
+    pub platform: Option<Platform>,
+    /// `--engine`.
+    pub engine: Option<EngineKind>,
+    /// `--push`.
+    pub push: bool,
+    /// `--ref-file`: where to write the name that is to be deployed.
+    pub ref_file: Option<PathBuf>,
+    /// Where to load.
+    pub place: Where,
+    /// Flags for the engine's build.
+    pub flags: Vec<String>,
+}
+
+/// A request resolved against its contract: what will be done, before anything is.
+#[derive(Debug)]
+struct Plan {
+    image: Reference,
+    contract: Contract,
+    naming: Naming,
+    push: bool,
+    platforms: Platforms,
+    spec: BuildSpec,
+}
+
+/// Builds an image and puts it, proven, into every node; or pushes it, and loads nothing.
+///
+/// # Errors
+/// Of the kind of the step that failed.
+pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>> {
+    let mut clock = Clock::start();
+    let plan = plan(job, request)?;
+    // Skaffold and, without a ref file, Tilt look the image up in Docker's API afterwards.
+    let by_api = plan.contract != Contract::Hand;
+    let finding = Engine::find(request.engine, by_api, &job.env);
+    let engine = job.cancel.unless(finding).await?;
+    if plan.push {
+        return push(job, &engine, plan).await.map(|()| None);
+    }
+    if plan.naming != Naming::Content || plan.image.had_tag() {
+        warn_about_latest(job, &plan.image);
+    }
+    tell_registry(job, &plan);
+
+    let began = Instant::now();
+    let in_loop = by_api || request.ref_file.is_some();
+    let (cluster, nodes) = find(job, &request.place, in_loop).await?;
+    clock.end("find", began);
+
+    let began = Instant::now();
+    let sessions = build_and_open(job, &engine, &plan, &nodes, &request.place).await?;
+    clock.end("build", began);
+
+    let record = built(job, &engine, &plan).await?;
+    allow(&sessions, &record.platform, &request.place)?;
+    let delivery = Delivery {
+        name: &plan.image,
+        naming: plan.naming,
+        record: &record,
+    };
+    let to = Destination {
+        cluster: &cluster,
+        sessions: &sessions,
+    };
+    let outcome = deliver(job, &engine, &to, &delivery, &mut clock).await?;
+    if let (Some(path), Some(name)) = (&request.ref_file, outcome.refs.last()) {
+        // The engine knows the image by the deployed name too, for `verify` and `ensure`.
+        engine.tag(record.id.0.as_str(), name).await?;
+        tilt::write_ref_file(path, name)?;
+    }
+    Ok(Some(outcome))
+}
+
+/// Builds while the sessions open, where the platform is known before.
+async fn build_and_open(
+    job: &Job,
+    engine: &Engine,
+    plan: &Plan,
+    nodes: &[Node],
+    place: &Where,
+) -> Result<Vec<Arc<Session>>> {
+    let mut spec = plan.spec.clone();
+    let opening = load::open(nodes, job);
+    match &plan.platforms {
+        Platforms::Listed(listed) => {
+            let [platform] = listed.as_slice() else {
+                return Err(
+                    Error::usage("several platforms can only be built to be pushed")
+                        .hint("nodes hold one platform: name one, or push"),
+                );
+            };
+            spec.platforms = vec![platform.clone()];
+            let opened = async {
+                let sessions = opening.await?;
+                allow(&sessions, platform, place)?;
+                Ok(sessions)
+            };
+            let (sessions, ()) = futures_util::try_join!(opened, engine.build(&spec, job))?;
+            Ok(sessions)
+        }
+        Platforms::Nodes | Platforms::All => {
+            let sessions = opening.await?;
+            spec.platforms = vec![load::platform(&sessions)?];
+            engine.build(&spec, job).await?;
+            Ok(sessions)
+        }
+    }
+}
+
+/// Looks up what was built.
+async fn built(job: &Job, engine: &Engine, plan: &Plan) -> Result<ImageRecord> {
+    let name = &plan.spec.name;
+    let record = job.cancel.unless(engine.inspect(name)).await?;
+    let record = record.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Build,
+            format!(
+                "the build succeeded, but {} has no {name}",
+                engine.describe()
+            ),
+        )
+        .hint(
+            "the builder does not load into the engine's image store: check --output in your flags",
+        )
+    })?;
+    match tell_shadow(job, engine, &plan.image, &record).await? {
+        // Skaffold and Tilt would deploy the other image, without a word.
+        Some(local) if plan.contract != Contract::Hand => Err(Error::new(
+            ErrorKind::Build,
+            format!(
+                "{local} is another image, and {} would deploy that one",
+                plan.contract.tool()
+            ),
+        )
+        .hint(format!("remove the stale name: `podman untag {local}`"))),
+        _ => Ok(record),
+    }
+}
+
+/// Warns about a `localhost/` name that hides an image. Returns that name.
+pub(super) async fn tell_shadow(
+    job: &Job,
+    engine: &Engine,
+    name: &Reference,
+    record: &ImageRecord,
+) -> Result<Option<String>> {
+    let shadow = job.cancel.unless(engine.shadow(name, &record.id)).await?;
+    if let Some(local) = &shadow {
+        job.report.event(&Event::Warning {
+            message: &format!(
+                "{local} is another image and hides {name} from whoever asks Podman for {}",
+                name.familiar()
+            ),
+            hint: Some(&format!("remove the stale name: `podman untag {local}`")),
+        });
+    }
+    Ok(shadow)
+}
+
+/// Tells what Tilt does with a registry that it found.
+fn tell_registry(job: &Job, plan: &Plan) {
+    let Contract::Tilt(build) = &plan.contract else {
+        return;
+    };
+    if let Some(registry) = &build.registry {
+        job.report.event(&Event::Warning {
+            message: &format!(
+                "Tilt found the registry {registry}: unless custom_build says disable_push or \
+                 skips_local_docker, it pushes the image there and pods pull it from there"
+            ),
+            hint: Some(
+                "to load only, use skips_local_docker=True with outputs_image_ref_to, and --ref-file here",
+            ),
+        });
+    }
+}
+
+/// Turns a request and the environment into a plan. Looks at the context folder only.
+fn plan(job: &Job, request: &BuildRequest) -> Result<Plan> {
+    let contract = Contract::read(&job.env)?;
+    let tag = request.tag.as_deref().map(Reference::parse).transpose()?;
+    let image = match (contract.image(), tag) {
+        (Some(image), Some(tag)) if tag != *image => {
+            return Err(Error::usage(format!(
+                "--tag says {}, but {} asks for {}",
+                tag.familiar(),
+                contract.tool(),
+                image.familiar()
+            ))
+            .hint("leave --tag out: the name is passed in the environment"));
+        }
+        (Some(image), _) => image.clone(),
+        (None, Some(tag)) => tag,
+        (None, None) => {
+            return Err(Error::usage("the image has no name").hint(
+                "give it one with --tag, or let Skaffold or Tilt run this \
+                 (they set IMAGE, PUSH_IMAGE and BUILD_CONTEXT, or EXPECTED_REF)",
+            ));
+        }
+    };
+    if image.digest().is_some() {
+        return Err(
+            Error::usage(format!("{image} has a digest, which a build cannot choose"))
+                .hint("name the image with a tag"),
+        );
+    }
+    let naming = match (&contract, &request.ref_file) {
+        (Contract::Hand, Some(_)) => Naming::Content,
+        (Contract::Hand, None) => Naming::AsAsked,
+        (Contract::Skaffold(_), None) => Naming::Skaffold,
+        (Contract::Tilt(_), None) => Naming::Tilt,
+        (contract, Some(_)) => {
+            return Err(Error::usage(format!(
+                "--ref-file does not go with the name that {} passed",
+                contract.tool()
+            ))
+            .hint("Tilt passes no EXPECTED_REF with outputs_image_ref_to: use both or neither"));
+        }
+    };
+    let skaffold = match &contract {
+        Contract::Skaffold(build) => Some(build),
+        _ => None,
+    };
+    let push = request.push || skaffold.is_some_and(|build| build.push);
+    let platforms = match (&request.platform, skaffold) {
+        (Some(platform), _) => Platforms::Listed(vec![platform.clone()]),
+        (None, Some(build)) => build.platforms.clone(),
+        (None, None) => Platforms::Nodes,
+    };
+    let context = match (&request.context, skaffold) {
+        (Some(context), _) => context.clone(),
+        (None, Some(build)) => build.context.to_string_lossy().into_owned(),
+        (None, None) => ".".to_owned(),
+    };
+    let context = check_context(&context, request)?;
+    Ok(Plan {
+        contract,
+        naming,
+        push,
+        platforms,
+        spec: BuildSpec {
+            name: image.familiar(),
+            context,
+            dockerfile: request.dockerfile.clone(),
+            target: request.target.clone(),
+            build_args: request.build_args.clone(),
+            secrets: request.secrets.clone(),
+            ssh: request.ssh.clone(),
+            platforms: Vec::new(),
+            flags: request.flags.clone(),
+            push: false,
+        },
+        image,
+    })
+}
+
+/// Makes the context absolute and looks for its Dockerfile, so that a typing error costs nothing.
+fn check_context(context: &str, request: &BuildRequest) -> Result<String> {
+    if context.contains("://") || context.starts_with("git@") {
+        return Ok(context.to_owned());
+    }
+    let folder = std::path::absolute(context)
+        .map_err(|e| Error::usage(format!("the context {context:?} cannot be used")).because(e))?;
+    if !folder.is_dir() {
+        return Err(
+            Error::usage(format!("the context {} is not a folder", folder.display()))
+                .hint("name the folder that holds the Dockerfile"),
+        );
+    }
+    let named_by_flag = request
+        .flags
+        .iter()
+        .any(|flag| flag.starts_with("-f") || flag.starts_with("--file"));
+    let found = |file: &Path| {
+        if file.is_file() {
+            return Ok(());
+        }
+        Err(
+            Error::usage(format!("there is no Dockerfile at {}", file.display()))
+                .hint("name it with --file, or the folder that has it as the context"),
+        )
+    };
+    match &request.dockerfile {
+        Some(file) => found(file)?,
+        None if named_by_flag => {}
+        // Podman's own name for it.
+        None if folder.join("Containerfile").is_file() => {}
+        None => found(&folder.join("Dockerfile"))?,
+    }
+    Ok(folder.to_string_lossy().into_owned())
+}
+
+/// Builds and pushes with the engine; loads nothing.
+async fn push(job: &Job, engine: &Engine, plan: Plan) -> Result<()> {
+    let mut spec = plan.spec;
+    spec.platforms = match plan.platforms {
+        Platforms::Nodes => Vec::new(),
+        Platforms::Listed(listed) => listed,
+        Platforms::All => {
+            return Err(Error::usage("PLATFORMS=all cannot be pushed").hint(
+                "list the platforms, e.g. skaffold build --platform linux/amd64,linux/arm64",
+            ));
+        }
+    };
+    // Only the engine's builder can push an index of several platforms.
+    spec.push = spec.platforms.len() > 1;
+    engine.build(&spec, job).await?;
+    if !spec.push {
+        engine.push(&spec.name, job).await?;
+    }
+    let done = format!("pushed {}; nothing was loaded", plan.image.familiar());
+    job.report.event(&Event::Done(&done));
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! `verify` and `ensure`: is every node's image the engine's image?
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::try_join_all;
+
+use super::deliver::{Delivery, Destination, deliver, not_there};
+use super::{LoadRequest, allow, find, warn_about_latest};
+use crate::cluster::Cluster;
+use crate::contract::{self, Naming};
+use crate::engine::{Engine, ImageRecord};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Image, ImageId};
+use crate::job::Job;
+use crate::load;
+use crate::node::Session;
+use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::find::{self as on_node, Held};
+use crate::reference::Reference;
+use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
+
+/// What one node shows under a name.
+enum Verdict {
+    /// A whole image that crictl confirms.
+    Good {
+        image: Box<Image>,
+        shown: Shown,
+        seconds: f64,
+    },
+    /// Anything else, and what.
+    Bad(String),
+}
+
+/// What all nodes show under a name.
+struct Finding {
+    /// Per node: its name and what is wrong.
+    wrong: Vec<String>,
+    /// Per node that is right.
+    nodes: Vec<NodeOutcome>,
+    image: Option<Image>,
+    compared: bool,
+}
+
+/// Everything that a check needs, opened at once.
+struct Opened {
+    engine: Result<Engine>,
+    cluster: Cluster,
+    sessions: Vec<Arc<Session>>,
+}
+
+/// Proves with crictl that every node has the engine's image, whole.
+///
+/// # Errors
+/// Verify error, telling for each node what is wrong.
+pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
+    let mut clock = Clock::start();
+    let names = request
+        .images
+        .iter()
+        .map(|name| Reference::parse(name))
+        .collect::<Result<Vec<_>>>()?;
+    let names = if names.is_empty() {
+        subject_names(job)?
+    } else {
+        names
+    };
+    let opened = open(job, request, &mut clock).await?;
+    let mut outcomes = Vec::new();
+    for name in &names {
+        let began = Instant::now();
+        let record = match &opened.engine {
+            Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await?,
+            Err(_) => None,
+        };
+        let mut expected = record.as_ref().map(Expected::Described);
+        let mut finding = job
+            .cancel
+            .unless(examine(&opened.sessions, name, expected.as_ref()))
+            .await?;
+        // The engine's description does not always name the config: then its export does.
+        if let (Ok(engine), Some(record)) = (&opened.engine, &record)
+            && !finding.compared
+            && finding.wrong.is_empty()
+        {
+            let exported = engine.export(record.id.0.as_str(), &record.platform, job);
+            let id = job.cancel.unless(exported).await?.0.id();
+            expected = Some(Expected::Id(id));
+            finding = job
+                .cancel
+                .unless(examine(&opened.sessions, name, expected.as_ref()))
+                .await?;
+        }
+        clock.end("verify", began);
+        outcomes.push(finding.outcome(name, &opened.cluster, &clock)?);
+    }
+    Ok(outcomes)
+}
+
+/// Verifies, and loads what is missing.
+///
+/// # Errors
+/// Of the kind of the step that failed.
+pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
+    let mut clock = Clock::start();
+    let subject = match request.images.as_slice() {
+        [] => contract::subject(&job.env)?,
+        [name] => Some((Reference::parse(name)?, Naming::AsAsked)),
+        _ => return Err(Error::usage("ensure takes one image")),
+    };
+    let Some((name, naming)) = subject.filter(|(name, _)| name.digest().is_none()) else {
+        // Skaffold deploys a pushed image by its digest; the kubelet pulls it.
+        job.report
+            .event(&Event::Done("the image was pushed: nothing to ensure"));
+        return Ok(Vec::new());
+    };
+    warn_about_latest(job, &name);
+    let opened = open(job, request, &mut clock).await?;
+    let began = Instant::now();
+    let record = match &opened.engine {
+        Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await?,
+        Err(_) => None,
+    };
+    let names = names_known(&name, naming, record.as_ref())?;
+    let expected = record.as_ref().map(Expected::Described);
+    let mut findings = Vec::new();
+    for name in &names {
+        findings.push(
+            job.cancel
+                .unless(examine(&opened.sessions, name, expected.as_ref()))
+                .await?,
+        );
+    }
+    clock.end("verify", began);
+    let good =
+        |finding: &Finding| finding.wrong.is_empty() && (finding.compared || record.is_none());
+    if findings.iter().all(good)
+        && let Some(finding) = findings.into_iter().next()
+    {
+        let mut outcome = finding.outcome(&name, &opened.cluster, &clock)?;
+        outcome.refs = names;
+        return Ok(vec![outcome]);
+    }
+    let engine = opened.engine?;
+    let record = record.ok_or_else(|| not_there(&engine, &name))?;
+    allow(&opened.sessions, &record.platform, &request.place)?;
+    let delivery = Delivery {
+        name: &name,
+        naming,
+        record: &record,
+    };
+    let to = Destination {
+        cluster: &opened.cluster,
+        sessions: &opened.sessions,
+    };
+    deliver(job, &engine, &to, &delivery, &mut clock)
+        .await
+        .map(|outcome| vec![outcome])
+}
+
+fn subject_names(job: &Job) -> Result<Vec<Reference>> {
+    Ok(contract::subject(&job.env)?
+        .map(|(name, _)| name)
+        .into_iter()
+        .collect())
+}
+
+/// Returns the names that can be known before the image itself is.
+fn names_known(
+    name: &Reference,
+    naming: Naming,
+    record: Option<&ImageRecord>,
+) -> Result<Vec<Reference>> {
+    match (naming, record) {
+        (Naming::Skaffold, Some(record)) => contract::skaffold::names(name, &record.id),
+        (Naming::Tilt, Some(record)) => contract::tilt::names(name, &record.id),
+        _ => Ok(vec![name.clone()]),
+    }
+}
+
+async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Opened> {
+    let began = Instant::now();
+    let engine = async {
+        // Without an engine the nodes can still be compared with one another.
+        Ok::<_, Error>(Engine::find(request.engine, false, &job.env).await)
+    };
+    let place = async {
+        let (cluster, nodes) = find(job, &request.place, false).await?;
+        let sessions = load::open(&nodes, job).await?;
+        Ok((cluster, sessions))
+    };
+    let (engine, (cluster, sessions)) = futures_util::try_join!(job.cancel.unless(engine), place)?;
+    clock.end("find", began);
+    if request.engine.is_some()
+        && let Err(e) = engine
+    {
+        return Err(e);
+    }
+    Ok(Opened {
+        engine,
+        cluster,
+        sessions,
+    })
+}
+
+/// What the nodes' image is compared with.
+enum Expected<'a> {
+    /// What the engine says of its image.
+    Described(&'a ImageRecord),
+    /// The config's digest itself.
+    Id(ImageId),
+}
+
+impl Expected<'_> {
+    fn matches(&self, image: &Image) -> Option<bool> {
+        match self {
+            Self::Described(record) => on_node::matches(image, record),
+            Self::Id(id) => Some(image.id() == *id),
+        }
+    }
+}
+
+/// Looks at every node, and compares.
+async fn examine(
+    sessions: &[Arc<Session>],
+    name: &Reference,
+    expected: Option<&Expected<'_>>,
+) -> Result<Finding> {
+    let verdicts = try_join_all(sessions.iter().map(|session| judge(session, name))).await?;
+    let mut finding = Finding {
+        wrong: Vec::new(),
+        nodes: Vec::new(),
+        image: None,
+        compared: expected.is_some(),
+    };
+    for (session, verdict) in sessions.iter().zip(verdicts) {
+        let node = &session.node().name;
+        let (image, shown, seconds) = match verdict {
+            Verdict::Good {
+                image,
+                shown,
+                seconds,
+            } => (image, shown, seconds),
+            Verdict::Bad(why) => {
+                finding.wrong.push(format!("{node}: {why}"));
+                continue;
+            }
+        };
+        match expected.map(|expected| expected.matches(&image)) {
+            Some(Some(true)) | None => {}
+            Some(Some(false)) => {
+                finding
+                    .wrong
+                    .push(format!("{node}: it has another image, {}", image.id()));
+                continue;
+            }
+            Some(None) => finding.compared = false,
+        }
+        if let Some(first) = &finding.image
+            && first.id() != image.id()
+        {
+            finding.wrong.push(format!(
+                "{node}: it has {}, others have {}",
+                image.id(),
+                first.id()
+            ));
+            continue;
+        }
+        finding.nodes.push(NodeOutcome {
+            name: node.clone(),
+            result: NodeResult::Present,
+            bytes_sent: 0,
+            bytes_skipped: image.size(),
+            seconds,
+            crictl_id: shown.id,
+        });
+        finding.image.get_or_insert(*image);
+    }
+    Ok(finding)
+}
+
+async fn judge(session: &Session, name: &Reference) -> Result<Verdict> {
+    let began = Instant::now();
+    // crictl starts while we look.
+    let waiting = Waiting::start(session.node())?;
+    let image = match on_node::held(session, &name.to_string()).await? {
+        Held::Absent => return Ok(Verdict::Bad("it does not have it".to_owned())),
+        Held::Broken(why) => return Ok(Verdict::Bad(format!("it is not complete: {why}"))),
+        Held::Whole(image) => image,
+    };
+    if !session.facts().can_run(&image.platform) {
+        return Ok(Verdict::Bad(format!(
+            "the image is for {}, the node runs {}",
+            image.platform,
+            session.facts().platform
+        )));
+    }
+    match crictl::confirm(session, waiting, &image, std::slice::from_ref(name)).await {
+        Ok(shown) => Ok(Verdict::Good {
+            image,
+            shown,
+            seconds: began.elapsed().as_secs_f64(),
+        }),
+        Err(e) => Ok(Verdict::Bad(crate::error::one_line(&e).to_string())),
+    }
+}
+
+impl Finding {
+    fn outcome(self, name: &Reference, cluster: &Cluster, clock: &Clock) -> Result<Outcome> {
+        let image = match self.image {
+            Some(image) if self.wrong.is_empty() => image,
+            _ => {
+                return Err(Error::new(
+                    ErrorKind::Verify,
+                    format!(
+                        "{} is not on every node of {}",
+                        name.familiar(),
+                        cluster.name
+                    ),
+                )
+                .because(self.wrong.join("\n"))
+                .hint(format!("load it: `kindlift load {}`", name.familiar())));
+            }
+        };
+        Ok(Outcome {
+            cluster: cluster.name.clone(),
+            image: name.familiar(),
+            config_digest: image.id(),
+            manifest_digest: image.manifest.digest.clone(),
+            platform: image.platform.clone(),
+            refs: vec![name.clone()],
+            nodes: self.nodes,
+            compared: self.compared,
+            phases: clock.phases(),
+        })
+    }
+}

@@ -1,0 +1,101 @@
+//! What the commands do, as functions: from a request to an outcome.
+
+mod build;
+mod check;
+mod deliver;
+mod manifests;
+
+use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
+use crate::contract;
+use crate::engine::EngineKind;
+use crate::error::Result;
+use crate::image::Platform;
+use crate::job::Job;
+use crate::load;
+use crate::node::Session;
+use crate::reference::Reference;
+use crate::report::Event;
+
+use std::sync::Arc;
+
+pub use build::{BuildRequest, build};
+pub use check::{ensure, verify};
+pub use deliver::load;
+
+/// Where to load.
+#[derive(Debug, Clone, Default)]
+pub struct Where {
+    /// The Kind cluster's name.
+    pub cluster: Option<String>,
+    /// The kube context whose cluster it is.
+    pub kube_context: Option<String>,
+    /// Only these nodes; all, if empty.
+    pub nodes: Vec<String>,
+    /// Whether images that the nodes cannot run are loaded all the same.
+    pub allow_foreign_platform: bool,
+}
+
+/// Images that an engine has, or that manifests name.
+#[derive(Debug, Clone, Default)]
+pub struct LoadRequest {
+    /// Names as the user wrote them; empty for what Skaffold or Tilt speaks of.
+    pub images: Vec<String>,
+    /// Manifests whose images to load: a path, or `-` for stdin.
+    pub from: Vec<String>,
+    /// Pull what the engine does not have.
+    pub pull: bool,
+    /// `--engine`.
+    pub engine: Option<EngineKind>,
+    /// Where to load.
+    pub place: Where,
+}
+
+/// Finds the cluster and the nodes that take part.
+async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<Node>)> {
+    let env = &job.env;
+    let context = match &place.cluster {
+        Some(_) => None,
+        None => {
+            let named = place
+                .kube_context
+                .as_deref()
+                .or_else(|| env.get("SKAFFOLD_KUBE_CONTEXT"));
+            kubeconfig::context(env, named)?
+        }
+    };
+    let wanted = Wanted {
+        name: place.cluster.clone(),
+        context,
+        kind_env: env.get("KIND_CLUSTER_NAME").map(str::to_owned),
+        in_loop: in_loop || contract::in_loop(env),
+    };
+    let cluster = job.cancel.unless(cluster::choose(&wanted, env)).await?;
+    let nodes = cluster.select(&place.nodes)?;
+    Ok((cluster, nodes))
+}
+
+fn allow(sessions: &[Arc<Session>], platform: &Platform, place: &Where) -> Result<()> {
+    if place.allow_foreign_platform {
+        return Ok(());
+    }
+    load::runnable(sessions, platform)
+}
+
+/// Warns about a name that makes the kubelet pull, from a registry that does not have it.
+fn warn_about_latest(job: &Job, image: &Reference) {
+    if !image.is_latest() {
+        return;
+    }
+    let what = if image.had_tag() {
+        "the tag is latest"
+    } else {
+        "the name has no tag"
+    };
+    job.report.event(&Event::Warning {
+        message: &format!(
+            "{}: {what}, so a pod without imagePullPolicy pulls it and does not find it",
+            image.familiar()
+        ),
+        hint: Some("use another tag, or set imagePullPolicy: IfNotPresent"),
+    });
+}

@@ -1,0 +1,124 @@
+//! Which cluster is meant: named, by the kube context, or not at all.
+
+use crate::lab::{self, App, Cluster};
+use crate::run;
+
+#[test]
+fn several_clusters_and_none_named() {
+    let other = Cluster::new("choose", 0, &[]);
+    let app = App::new("none-named");
+    let mut kindlift = lab::kindlift();
+    kindlift
+        .current_dir(app.folder())
+        .args(["build", "-t", &app.tag("dev")]);
+    let by_hand = run::run(&mut kindlift)
+        .expect(5)
+        .says("error: there are several Kind clusters and none was named\n")
+        .says("  hint: name one with --cluster (there is ");
+    let hint = by_hand.stderr.lines().last().unwrap();
+    assert!(hint.contains(&other.name) && hint.contains("dev"), "{hint}");
+
+    // Under Skaffold nothing is guessed, however many there are.
+    run::run(&mut app.skaffold("dev"))
+        .expect(5)
+        .says("error: there is no kube context, so the cluster is not known\n")
+        .says("--cluster or KIND_CLUSTER_NAME");
+    app.is_nowhere(&lab::dev());
+    app.is_nowhere(&other.nodes);
+}
+
+#[test]
+fn a_context_and_the_environment_that_disagree() {
+    let other = Cluster::new("odds", 0, &[]);
+    let app = App::new("odds");
+    let server = format!("https://{}:6443", lab::address("dev-control-plane"));
+    let kubeconfig = lab::kubeconfig(app.folder(), "kind-dev", "kind-dev", &server);
+    let mut kindlift = app.skaffold("dev");
+    kindlift
+        .env("KUBECONFIG", kubeconfig)
+        .env("KIND_CLUSTER_NAME", &other.name);
+    run::run(&mut kindlift)
+        .expect(5)
+        .says(&format!(
+            "error: kube context kind-dev is the Kind cluster dev, but KIND_CLUSTER_NAME is {}\n",
+            other.name
+        ))
+        .says("  hint: unset KIND_CLUSTER_NAME, switch the context, or say --cluster dev\n");
+    app.is_nowhere(&lab::dev());
+    app.is_nowhere(&other.nodes);
+}
+
+#[test]
+fn the_servers_address_decides_where_a_context_was_renamed() {
+    let app = App::new("renamed");
+    let server = format!("https://{}:6443", lab::address("dev-control-plane"));
+    let kubeconfig = lab::kubeconfig(app.folder(), "my-laptop", "mine", &server);
+    let mut kindlift = app.skaffold("dev");
+    kindlift.env("KUBECONFIG", kubeconfig);
+    run::run(&mut kindlift).expect(0).says("nodes of dev");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn skaffolds_context_goes_before_the_current_one() {
+    let app = App::new("context");
+    let kubeconfig = app.path("kubeconfig");
+    std::fs::write(
+        &kubeconfig,
+        "current-context: work\ncontexts:\n- {name: work, context: {cluster: gke}}\n\
+         - {name: kind-dev, context: {cluster: kind-dev}}\n\
+         clusters:\n- {name: gke, cluster: {server: 'https://192.0.2.1'}}\n\
+         - {name: kind-dev, cluster: {server: 'https://dev-control-plane:6443'}}\n",
+    )
+    .unwrap();
+    let mut kindlift = app.skaffold("dev");
+    kindlift.env("KUBECONFIG", &kubeconfig);
+    run::run(&mut kindlift)
+        .expect(5)
+        .says("error: kube context work is not a Kind cluster\n");
+    app.is_nowhere(&lab::dev());
+
+    let mut kindlift = app.skaffold("dev");
+    kindlift
+        .env("KUBECONFIG", &kubeconfig)
+        .env("SKAFFOLD_KUBE_CONTEXT", "kind-dev");
+    run::run(&mut kindlift).expect(0);
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_read() {
+    let app = App::new("kubeconfig");
+    let kubeconfig = app.path("kubeconfig");
+    std::fs::write(&kubeconfig, "contexts: [\n").unwrap();
+    let mut kindlift = app.skaffold("dev");
+    kindlift.env("KUBECONFIG", &kubeconfig);
+    run::run(&mut kindlift)
+        .expect(5)
+        .says(&format!(
+            "error: the kubeconfig {} cannot be read\n",
+            kubeconfig.display()
+        ))
+        .says("  caused by: ");
+
+    let path = lab::kubeconfig(app.folder(), "kind-dev", "kind-dev", "");
+    let mut kindlift = app.skaffold("dev");
+    kindlift
+        .env("KUBECONFIG", path)
+        .args(["--kube-context", "gone"]);
+    run::run(&mut kindlift)
+        .expect(5)
+        .says("error: the kubeconfig has no context \"gone\"\n")
+        .says("  hint: its contexts are kind-dev\n");
+    app.is_nowhere(&lab::dev());
+}
+
+#[test]
+fn a_cluster_that_is_not_there() {
+    let app = App::new("absent");
+    run::run(&mut app.build("dev", "no-such-cluster"))
+        .expect(5)
+        .says("error: there is no Kind cluster no-such-cluster (--cluster)\n")
+        .says("  hint: look with `kind get clusters` (there is ");
+    app.is_nowhere(&lab::dev());
+}

@@ -1,0 +1,15 @@
+//! kindlift against real engines and real nodes: the lab of `tests/lab`, or nothing.
+//!
+//! Each test asks crictl on every node, from outside kindlift, before it ends.
+//! See tests/lab/README.md for how to bring the lab up.
+
+mod lab;
+#[path = "../support/run.rs"]
+mod run;
+
+mod by_hand;
+mod choose;
+mod output;
+mod signals;
+mod skaffold;
+mod trouble;

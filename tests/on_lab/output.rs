@@ -1,0 +1,74 @@
+//! What a run writes: lines that Skaffold and Tilt can take, whatever the build prints.
+
+use crate::lab::{self, App};
+use crate::run;
+
+/// Skaffold deadlocks at 64 KiB when it buffers; this is far below.
+const LONGEST: usize = 16 * 1024;
+
+/// What stands around a character, for a message.
+fn around(text: &str, what: char) -> Option<&str> {
+    let at = text.find(what)?;
+    text.get(at.saturating_sub(40)..(at + 40).min(text.len()))
+}
+
+#[test]
+fn no_line_is_long_and_none_draws() {
+    let app = App::new("output");
+    // A line of 100 KiB, a progress bar, colours, and what buildx itself prints in yellow.
+    app.write(
+        "noise.sh",
+        b"head -c 102400 /dev/zero | tr '\\0' x; echo\n\
+          i=0; while [ $i -lt 50 ]; do i=$((i+1)); printf '\\rprogress %d' $i; done; echo\n\
+          printf '\\033[31mred\\033[0m \\033]0;title\\007and \\033[2Kdone\\n'\n",
+    );
+    app.dockerfile(
+        "from scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/head\nCOPY busybox /bin/tr\n\
+         COPY noise.sh app.bin /\nRUN [\"/bin/sh\", \"/noise.sh\"]\nFROM scratch\nCOPY base.bin /\n\
+         COPY --from=0 /noise.sh /\n",
+    );
+    let run = run::run(&mut app.build("dev", "dev")).expect(0);
+    assert_eq!(run.stdout, "");
+    let text = &run.stderr;
+    assert!(
+        text.matches('x').count() >= 102_400,
+        "the build's output passes through"
+    );
+    for piece in ["\n#", "progress 50\n", "red and done\n", "warning found"] {
+        assert!(text.contains(piece), "{piece:?} is not there");
+    }
+    let longest = text.split('\n').map(str::len).max().unwrap();
+    assert!(longest <= LONGEST, "a line has {longest} bytes");
+    assert!(
+        !text.contains('\r'),
+        "a carriage return at {:?}",
+        around(text, '\r')
+    );
+    assert!(
+        !text.contains('\x1b'),
+        "an escape at {:?}",
+        around(text, '\x1b')
+    );
+    assert!(text.ends_with('\n'));
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn quiet_says_nothing_of_its_own() {
+    let app = App::new("quiet");
+    let run = run::run(app.build("dev", "dev").arg("--quiet")).expect(0);
+    run.never_says("loaded ");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_nothing() {
+    let app = App::new("closed");
+    let mut kindlift = app.build("dev", "dev");
+    let mut child = kindlift.args(["--output", "json"]).spawn().unwrap();
+    drop(child.stdout.take());
+    drop(child.stderr.take());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
