@@ -3,13 +3,17 @@
 //! Each test asks crictl on every node, from outside kindlift, before it ends.
 //! See tests/lab/README.md for how to bring the lab up.
 
+mod engines;
 mod lab;
 #[path = "../support/run.rs"]
 mod run;
 
 mod by_hand;
 mod choose;
+mod loader;
+mod matrix;
 mod output;
 mod signals;
 mod skaffold;
+mod tilt;
 mod trouble;

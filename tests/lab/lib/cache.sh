@@ -112,7 +112,7 @@ entry() {
   failed=$?
   set -e
   [[ $failed -eq 0 ]] || {
-    rm -rf --one-file-system "$half"
+    rm -rf --one-file-system "$half"*
     die_with "$log" "could not make $label"
   }
   mv "$half" "$path"
