@@ -4,12 +4,15 @@
 //! See tests/lab/README.md for how to bring the lab up.
 
 mod lab;
+mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
 mod by_hand;
 mod choose;
 mod output;
+mod peers;
+mod push;
 mod signals;
 mod skaffold;
 mod trouble;
