@@ -296,6 +296,23 @@ fn a_node_whose_crictl_does_not_confirm() {
 }
 
 #[test]
+fn a_node_without_perl() {
+    let cluster = Cluster::new("perl", 0, &[]);
+    let before = Before::of(&cluster);
+    let app = App::new("perl");
+    let node = &cluster.nodes[0];
+    let _perl = Without::new(node, "/usr/bin/perl");
+    run::run(&mut app.build("dev", &cluster.name))
+        .expect(5)
+        .says(&format!(
+            "error: cannot reach containerd on node {node}: it has no perl\n"
+        ))
+        .says("  hint: kindlift needs perl in the node image");
+    before.is_now();
+    app.is_nowhere(&cluster.nodes);
+}
+
+#[test]
 fn a_node_whose_containerd_hangs_or_is_gone() {
     let cluster = Cluster::new("hangs", 1, &[]);
     let before = Before::of(&cluster);
