@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::Report;
+use crate::report::{Event, Report};
 
 /// How long nothing may move before a step is given up, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -25,6 +25,13 @@ pub struct Job {
     pub cancel: Cancel,
     /// How long nothing may move.
     pub patience: Duration,
+}
+
+impl Job {
+    /// Tells a step, for people who ask for details.
+    pub fn step(&self, text: impl FnOnce() -> String) {
+        self.report.event(&Event::Step(&text()));
+    }
 }
 
 /// A wish to stop, and which signal brought it.

@@ -173,7 +173,7 @@ async fn transaction(
         .map(|part| Waiting::start(part.session.node()))
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
-    let staged = job.cancel.unless(stage_all(parts, load)).await?;
+    let staged = job.cancel.unless(stage_all(job, parts, load)).await?;
     clock.end("stage", began);
 
     let began = Instant::now();
@@ -205,11 +205,22 @@ async fn transaction(
     Err(take_back(job, parts, load, &formers, failure).await)
 }
 
-async fn stage_all(parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
+async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
     let inventories = try_join_all(parts.iter().map(|part| async {
         lease::sweep(&part.session).await?;
         let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
         enough_space(&part.session, &load.image, &inventory)?;
+        job.step(|| {
+            let missing = inventory.missing(&load.image);
+            format!(
+                "node {}: {} of {} layers unpacked, {} to send ({} bytes)",
+                part.session.node().name,
+                inventory.unpacked,
+                load.image.layers.len(),
+                missing.len(),
+                missing.iter().map(|layer| layer.size).sum::<u64>()
+            )
+        });
         Ok::<_, Error>(inventory)
     }))
     .await?;

@@ -48,6 +48,11 @@ impl Reference {
                 invalid(e.to_string())
             }
         })?;
+        // With a digest the tag says nothing: the CRI drops it, and so must the name on the node.
+        let parsed = match parsed.digest() {
+            Some(digest) => parsed.clone_with_digest(digest.to_owned()),
+            None => parsed,
+        };
         let had_tag = parsed.digest().is_some() || parsed.tag() != Some("latest") || {
             let last = name.rsplit('/').next().unwrap_or(name);
             last.contains(':')
@@ -153,6 +158,16 @@ mod tests {
         );
         assert_eq!(reference.tag(), None);
         assert!(!reference.is_latest());
+    }
+
+    #[test]
+    fn a_digest_makes_the_tag_meaningless() {
+        let hex = "a".repeat(64);
+        let reference = Reference::parse(&format!("app:v1@sha256:{hex}")).unwrap();
+        assert_eq!(
+            reference.to_string(),
+            format!("docker.io/library/app@sha256:{hex}")
+        );
     }
 
     #[test]

@@ -64,6 +64,12 @@ pub(super) async fn deliver(
         })
     };
     if let Some(image) = job.cancel.unless(on_all(to.sessions, record)).await? {
+        job.step(|| {
+            format!(
+                "every node has the layers of {}: nothing is exported",
+                image.id()
+            )
+        });
         let load = finish(image, Arc::new(NoLayers))?;
         match load::load(job, to.cluster, to.sessions, &load, clock).await {
             // Something on a node was collected since we looked: send it after all.
@@ -75,6 +81,7 @@ pub(super) async fn deliver(
         }
     }
     let began = Instant::now();
+    job.step(|| format!("saving {} out of {}", record.id, engine.describe()));
     let exported = engine.export(record.id.0.as_str(), &record.platform, job);
     let (image, source) = job.cancel.unless(exported).await?;
     clock.end("export", began);
@@ -189,15 +196,16 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
             optional: true,
         });
     }
-    if request.images.is_empty() && request.from.is_empty() {
-        if let Some((name, naming)) = contract::subject(&job.env)? {
-            subjects.push(Subject {
-                name,
-                naming,
-                pull: request.pull,
-                optional: false,
-            });
-        }
+    if request.images.is_empty()
+        && request.from.is_empty()
+        && let Some((name, naming)) = contract::subject(&job.env)?
+    {
+        subjects.push(Subject {
+            name,
+            naming,
+            pull: request.pull,
+            optional: false,
+        });
     }
     let mut seen = std::collections::HashSet::new();
     subjects.retain(|subject| seen.insert(subject.name.clone()));

@@ -71,6 +71,15 @@ async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<N
     };
     let cluster = job.cancel.unless(cluster::choose(&wanted, env)).await?;
     let nodes = cluster.select(&place.nodes)?;
+    job.step(|| {
+        let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+        let provider = cluster.provider.endpoint();
+        format!(
+            "cluster {} under {provider}: {}",
+            cluster.name,
+            names.join(", ")
+        )
+    });
     Ok((cluster, nodes))
 }
 

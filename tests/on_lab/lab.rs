@@ -265,11 +265,18 @@ impl Drop for App {
                     .args(&names),
             );
         }
+        self.forget_on(&dev());
+    }
+}
+
+impl App {
+    /// Removes all its images from nodes.
+    pub fn forget_on(&self, nodes: &[String]) {
         let script = format!(
             "crictl images -o json | jq -r '.images[] | select(any(.repoTags[]; startswith(\"docker.io/{}:\"))) | .id' | xargs -r crictl rmi",
             self.name
         );
-        on_each(&dev(), |node| exec(node, &["sh", "-c", &script]));
+        on_each(nodes, |node| exec(node, &["sh", "-c", &script]));
     }
 }
 
@@ -316,6 +323,13 @@ impl Cluster {
         cluster
     }
 
+    /// Deletes the nodes and makes them anew.
+    pub fn renew(&mut self) {
+        let workers = (self.nodes.len() - 1).to_string();
+        run::run(lab_tool().args(["cluster", "down", &self.name])).expect(0);
+        run::run(lab_tool().args(["cluster", "up", &self.name, "--workers", &workers])).expect(0);
+    }
+
     /// Returns what is on all nodes.
     pub fn state(&self) -> Vec<Node> {
         on_each(&self.nodes, Node::of)
@@ -346,9 +360,21 @@ fn lab_tool() -> Command {
     command
 }
 
-/// Runs a command in a node.
+/// The nodes of the lab's cluster under Podman.
+pub fn pod() -> Vec<String> {
+    ["pod-control-plane", "pod-worker"]
+        .map(str::to_owned)
+        .to_vec()
+}
+
+/// Runs a command in a node, through whoever runs it.
 pub fn exec(node: &str, args: &[&str]) -> Run {
-    run::run(program("docker").args(["exec", node]).args(args))
+    let provider = if node.starts_with("pod-") {
+        "podman"
+    } else {
+        "docker"
+    };
+    run::run(program(provider).args(["exec", node]).args(args))
 }
 
 /// Asks all nodes at once.

@@ -3,6 +3,7 @@
 //! Each test asks crictl on every node, from outside kindlift, before it ends.
 //! See tests/lab/README.md for how to bring the lab up.
 
+mod engines;
 mod lab;
 mod registry;
 #[path = "../support/run.rs"]
@@ -10,9 +11,12 @@ mod run;
 
 mod by_hand;
 mod choose;
+mod loader;
+mod matrix;
 mod output;
 mod peers;
 mod push;
 mod signals;
 mod skaffold;
+mod tilt;
 mod trouble;

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Formatting, clippy and shellcheck; any finding fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cargo fmt --check
+cargo clippy --locked --all-targets -- -D warnings
+
+command -v shellcheck >/dev/null || {
+  echo "lint: shellcheck is missing: run 'make setup'" >&2
+  exit 1
+}
+# Files that git knows, so that nothing strange in the folder is judged.
+mapfile -t scripts < <(git ls-files -- 'scripts/*.sh' .ci/run 'tests/*.sh' 'examples/*.sh' tests/lab/lab)
+for script in "${scripts[@]}"; do
+  # From its own folder, for the settings and the parts that lie there.
+  (cd "$(dirname "$script")" && shellcheck -x "$(basename "$script")")
+done
+echo "lint: clean (${#scripts[@]} scripts)" >&2

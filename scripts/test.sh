@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Everything that proves the project: lint, unit tests, command-line tests, and
+# tests against real engines and nodes in the lab.
+#
+# The lab is made first and removed at the end, unless it was up before or
+# KEEP_LAB=1. Arguments go to `cargo test`. The last line is
+# "N passed, N failed"; the exit status is 0 only if some passed and none failed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+lab=tests/lab/lab
+log=$(mktemp)
+lab_is_ours=""
+passed=0 failed=0 by_cargo=0
+
+say() { printf '== %s (%ds)\n' "$*" "$SECONDS" >&2; }
+
+finish() {
+  local status=$?
+  trap - EXIT INT TERM
+  if [[ -n $lab_is_ours && ${KEEP_LAB-} != 1 ]]; then
+    "$lab" down || { [[ $status -ne 0 ]] || status=1; }
+  fi
+  rm -f "$log"
+  [[ $status -eq 0 ]] || say "FAILED with status $status"
+  echo "$passed passed, $failed failed"
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# count LOG: sums the "test result:" lines into passed and failed; cargo's own,
+# which also tell how many were measured, into by_cargo.
+count() {
+  read -r passed failed by_cargo < <(awk '
+    $1 == "test" && $2 == "result:" {
+      for (i = 3; i < NF; i++) {
+        if ($(i + 1) ~ /^passed/) { passed += $i; if (/ measured;/) by_cargo += $i }
+        if ($(i + 1) ~ /^failed/) failed += $i
+      }
+    }
+    END { print passed + 0, failed + 0, by_cargo + 0 }' "$1")
+}
+
+scripts/setup.sh build test
+say "lint"
+scripts/lint.sh
+
+say "lab"
+# A lab that somebody else has up is theirs to take down.
+state=$("$lab" status) || state=down
+if grep -q '^ *down$' <<<"$state"; then
+  lab_is_ours=yes
+fi
+"$lab" up --all
+exports=$("$lab" env)
+eval "$exports"
+"$lab" status
+
+say "tests"
+run_tests() {
+  local status=0
+  cargo test --locked --no-fail-fast "$@" || status=$?
+  # After cargo, which has built the program that it asks for its flags.
+  tests/examples.sh || status=$?
+  return "$status"
+}
+status=0
+# pipefail: tee's success does not hide a failure before it.
+run_tests "$@" 2>&1 | tee "$log" || status=$?
+count "$log"
+
+[[ $status -eq 0 ]] || exit "$status"
+[[ $failed -eq 0 ]] || exit 1
+[[ $by_cargo -gt 0 ]] || {
+  echo "test: cargo ran no test" >&2
+  exit 1
+}

@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# README, docs and examples agree with each other and with the program.
+#
+# KINDLIFT is the program (default: the debug build). The last line counts the
+# way cargo does, so that scripts/test.sh adds it up.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+kindlift=${KINDLIFT:-${CARGO_TARGET_DIR:-target}/debug/kindlift}
+[[ -x $kindlift ]] || {
+  echo "examples: no program at $kindlift: run 'cargo build', or set KINDLIFT" >&2
+  exit 1
+}
+kindlift=$(readlink -f "$kindlift")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+
+# check NAME FUNCTION: a test passes if its function says nothing and succeeds.
+check() {
+  local said status=0
+  said=$("$2" 2>&1) || status=$?
+  if [[ $status -eq 0 && -z $said ]]; then
+    echo "test examples: $1 ... ok"
+    passed=$((passed + 1))
+  else
+    echo "test examples: $1 ... FAILED"
+    printf '%s\n' "${said:-status $status}" | sed 's/^/    /'
+    failed=$((failed + 1))
+  fi
+}
+
+texts=(README.md docs/*.md examples/*/README.md)
+
+# Each `kindlift COMMAND …` in texts and examples, one a line, quoting removed.
+command_lines() {
+  cat "${texts[@]}" examples/*/skaffold.yaml examples/*/Tiltfile |
+    tr -d "[]'," | sed 's/ #.*//' |
+    grep -oE 'kindlift (build|load|verify|ensure)( [^`|)}]*)?' | sort -u
+}
+
+flags_exist() {
+  local line command word
+  local -a words
+  while read -r line; do
+    read -r -a words <<<"$line"
+    command=${words[1]}
+    "$kindlift" help "$command" >"$work/help" 2>&1 || { echo "no such command: $command" && continue; }
+    for word in "${words[@]:2}"; do
+      [[ $word != -- ]] || break
+      [[ $word == -* ]] || continue
+      grep -qE -- "(^|[ ,])${word%%=*}([ ,=]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
+    done
+  done < <(command_lines)
+}
+
+exit_codes_agree() {
+  local code
+  "$kindlift" --help | tr -s '\n ' ' ' | grep -oE 'Exit codes:.*' >"$work/codes"
+  while read -r code; do
+    grep -qE "^\| ([0-9]+, )?$code(, [0-9]+)? \|" README.md || echo "README.md lacks exit code $code"
+    grep -qwF "$code" "$work/codes" || echo "--help lacks exit code $code"
+  done < <(grep -oE '=> [0-9]+,' src/error.rs | grep -oE '[0-9]+')
+}
+
+links_lead_somewhere() {
+  local text link
+  for text in "${texts[@]}"; do
+    while read -r link; do
+      [[ $link == *://* || $link == '#'* ]] && continue
+      [[ -e $(dirname "$text")/${link%%#*} ]] || echo "$text: $link leads nowhere"
+    done < <(grep -oE '\]\([^)]+\)' "$text" | sed 's/^](//; s/)$//')
+  done
+}
+
+make_targets_exist() {
+  local target
+  while read -r target; do
+    make -n "$target" >/dev/null 2>&1 || echo "no make target: $target"
+  done < <(grep -ohE "(^|[\`'])make [a-z-]+" "${texts[@]}" scripts/*.sh | grep -oE '[a-z-]+$' | sort -u)
+}
+
+manifests_never_pull() {
+  grep -nE 'image: .*:latest|imagePullPolicy: *Always' examples/*/k8s.yaml || true
+}
+
+readme_shows_the_example() {
+  local line
+  for line in 'local: {push: false}' 'buildCommand: exec kindlift build' 'exec kindlift ensure'; do
+    grep -qF "$line" README.md || echo "README.md lacks: $line"
+    grep -qF "$line" examples/skaffold/skaffold.yaml || echo "skaffold.yaml lacks: $line"
+  done
+}
+
+prepare_wants_a_static_program() {
+  cp -R examples/skaffold "$work/app"
+  rm -f "$work/app/busybox"
+  if "$work/app/prepare.sh" /bin/sh 2>"$work/said"; then echo "a dynamic program was taken"; fi
+  grep -q 'not static' "$work/said" || echo "said: $(cat "$work/said")"
+  [[ ! -e $work/app/busybox ]] || echo "a dynamic program was left"
+  [[ -n ${KINDLIFT_LAB_BUSYBOX-} ]] || return 0
+  "$work/app/prepare.sh" "$KINDLIFT_LAB_BUSYBOX"
+  cmp "$KINDLIFT_LAB_BUSYBOX" "$work/app/busybox"
+}
+
+check "flags in texts exist" flags_exist
+check "exit codes agree" exit_codes_agree
+check "links lead somewhere" links_lead_somewhere
+check "make targets exist" make_targets_exist
+check "manifests never pull" manifests_never_pull
+check "README shows the example" readme_shows_the_example
+check "prepare.sh wants a static program" prepare_wants_a_static_program
+
+result=ok
+[[ $failed -eq 0 ]] || result=FAILED
+echo "test result: $result. $passed passed; $failed failed; 0 ignored"
+[[ $failed -eq 0 ]]

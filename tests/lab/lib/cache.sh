@@ -1,0 +1,202 @@
+# shellcheck shell=bash
+# The cache: what is costly to make and the same for every lab. Each entry is
+# named by a hash of all that it is made of, is built under another name and
+# renamed when whole, so that a killed build never passes for an entry.
+
+engine_packages=(
+  ca-certificates docker.io docker-cli docker-buildx containerd runc iptables nftables iproute2
+  procps podman buildah crun netavark aardvark-dns fuse-overlayfs uidmap slirp4netns passt skopeo
+  crane kind umoci docker-registry kubernetes-client catatonit tini openssh-server busybox-static
+)
+# What kindest/node has, less systemd: no socat, python3 or netcat, which real
+# nodes lack too.
+node_packages=(
+  ca-certificates containerd runc iptables nftables iproute2 procps jq curl pigz fuse-overlayfs kmod
+  mount util-linux conntrack ethtool containernetworking-plugins
+)
+# Files that no test reads, and that only make images larger.
+tree_excludes=(
+  '/usr/share/man/*' '/usr/share/doc/*' '/usr/share/locale/*' '/usr/share/info/*'
+)
+node_excludes=('/usr/lib/cni/*' '/usr/bin/containerd-stress')
+node_includes=('/usr/lib/cni/host-local' '/usr/lib/cni/loopback' '/usr/lib/cni/ptp' '/usr/lib/cni/portmap')
+
+key() { printf '%s\n' "$@" | sha256sum | head -c 12; }
+
+# The functions that build an entry belong to what it is made of.
+engine_tree() {
+  printf '%s/engine-%s' "$cache" \
+    "$(key "${engine_packages[@]}" "${tree_excludes[@]}" "$(declare -f build_engine_tree debian)")"
+}
+
+crictl_program() {
+  printf '%s/crictl-%s' "$cache" \
+    "$(key "$(cat "$here/crictl/go.mod" "$here/crictl/go.sum")" "$(declare -f build_crictl)")"
+}
+
+node_base() {
+  printf '%s/node-base-%s-%s.tar' "$cache" "$1" \
+    "$(key "${node_packages[@]}" "${tree_excludes[@]}" "${node_excludes[@]}" "${node_includes[@]}" \
+      "$(declare -f build_node_base debian)")"
+}
+
+# The node image's archive; its key is also the image's tag.
+node_key() {
+  key "$1" "$(node_base "$1")" "$(crictl_program)" "$(engine_tree)" \
+    "$(cat "$here"/node/*)" "$(declare -f build_node_archive pause_archive image_archive plain_tar)"
+}
+node_archive() { printf '%s/node-%s-%s.tar' "$cache" "$1" "$(node_key "$1")"; }
+
+# half NAME: where an entry is built. The builder's PID and start time in the
+# name let a sweep tell a dead build from one that runs.
+half() {
+  local -a fields
+  read -r -a fields <"/proc/$$/stat"
+  printf '%s.half.%s.%s' "$1" "$$" "${fields[21]}"
+}
+
+# debian SUITE TARGET OPTIONS...: a minimal Debian as a folder or a .tar file.
+debian() {
+  local suite=$1 target=$2 mirror pattern
+  shift 2
+  mirror=$(debian_mirror)
+  local -a options=(--mode=root --variant=minbase --quiet
+    # Packages of a suite that moves daily may come from a mirror with an old stamp.
+    --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Languages "none"'
+    --dpkgopt=force-unsafe-io)
+  for pattern in "${tree_excludes[@]}"; do options+=("--dpkgopt=path-exclude=$pattern"); done
+  # The host's proxy, where it has one.
+  apt-config dump 2>/dev/null | grep -E '^Acquire::https?::' >"$target.aptopt" || true
+  [[ ! -s $target.aptopt ]] || options+=("--aptopt=$target.aptopt")
+  unshare --mount --propagation private \
+    mmdebstrap "${options[@]}" "$@" "$suite" "$target" "$mirror"
+  rm -f "$target.aptopt"
+}
+
+build_engine_tree() {
+  debian sid "$2" --format=directory --include="$(IFS=,; echo "${engine_packages[*]}")"
+}
+
+build_node_base() {
+  local target=$2 suite=$3 pattern
+  local -a options=(--include="$(IFS=,; echo "${node_packages[*]}")")
+  for pattern in "${node_excludes[@]}"; do options+=("--dpkgopt=path-exclude=$pattern"); done
+  for pattern in "${node_includes[@]}"; do options+=("--dpkgopt=path-include=$pattern"); done
+  debian "$suite" "$target" --format=tar "${options[@]}"
+}
+
+build_crictl() {
+  command -v go >/dev/null || { echo "Go is needed to build crictl" && return 1; }
+  local version
+  version=$(sed -n 's|.*sigs.k8s.io/cri-tools \(v[^ ]*\).*|\1|p' "$here/crictl/go.mod")
+  (cd "$here/crictl" && CGO_ENABLED=0 go build -trimpath -buildvcs=false \
+    -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
+    -o "$2" sigs.k8s.io/cri-tools/cmd/crictl)
+}
+
+# entry PATH LABEL BUILDER ARGS...: makes a cache entry unless it is there.
+entry() {
+  local path=$1 label=$2 builder=$3 half began=$SECONDS log failed
+  shift 3
+  [[ ! -e $path ]] || return 0
+  half=$(half "$path")
+  log=$cache/logs/$(basename "$path").log
+  say "cache: making $label"
+  # In a condition bash would ignore `set -e` within the builder, and a build
+  # that failed half-way would pass for a whole one.
+  set +e
+  (
+    set -e
+    "$builder" "$path" "$half" "$@"
+  ) >"$log" 2>&1
+  failed=$?
+  set -e
+  [[ $failed -eq 0 ]] || {
+    rm -rf --one-file-system "$half"*
+    die_with "$log" "could not make $label"
+  }
+  mv "$half" "$path"
+  say "cache: made $label in $((SECONDS - began)) s"
+}
+
+# prepare SUITE...: fills the cache with the engine tree and with the node
+# images of these suites.
+prepare() {
+  local suite job failed=""
+  local -a jobs=()
+  local whole=true
+  [[ -e $(engine_tree) ]] || whole=false
+  for suite in "$@"; do [[ -e $(node_archive "$suite") ]] || whole=false; done
+  $whole && return 0
+
+  mkdir -p "$cache/logs"
+  # The cache is shared by all labs: one builds, the others wait.
+  exec 8>"$cache/lock"
+  flock 8
+  host_packages
+  remove_halves
+  # Jobs of their own shells: a `die` there ends the job, seen by its wait. Each
+  # has its own process group, to be ended whole with us. They keep the cache's
+  # lock: should we be killed, the next lab waits for them and takes their work.
+  set -m
+  trap 'end_jobs "${jobs[@]}"' EXIT
+  (entry "$(engine_tree)" "engine tree" build_engine_tree) 9>&- &
+  jobs+=($!)
+  if [[ $# -gt 0 ]]; then
+    (entry "$(crictl_program)" "crictl" build_crictl) 9>&- &
+    jobs+=($!)
+    (for suite in "$@"; do
+      entry "$(node_base "$suite")" "node tree ($suite)" build_node_base "$suite"
+    done) 9>&- &
+    jobs+=($!)
+  fi
+  set +m
+  for job in "${jobs[@]}"; do wait "$job" || failed=yes; done
+  trap - EXIT
+  [[ -z $failed ]] || die "the cache could not be filled"
+  for suite in "$@"; do
+    entry "$(node_archive "$suite")" "node image ($suite)" build_node_archive "$suite"
+  done
+  exec 8>&-
+}
+
+end_jobs() {
+  local job
+  for job in "$@"; do kill -TERM -- "-$job" 2>/dev/null || true; done
+}
+
+# Removes what builds left that were killed. Only under the cache's lock.
+remove_halves() {
+  local path rest pid start
+  local -a fields
+  for path in "$cache"/*.half.*; do
+    [[ -e $path ]] || continue
+    rest=${path##*.half.}
+    rest=${rest%.aptopt}
+    pid=${rest%%.*}
+    start=${rest#*.}
+    start=${start%%.*}
+    if { read -r -a fields <"/proc/$pid/stat"; } 2>/dev/null && [[ ${fields[21]} == "$start" ]]; then
+      continue
+    fi
+    rm -rf --one-file-system "$path"
+  done
+}
+
+cache_clean() {
+  local path keep suite wanted=" "
+  for path in "$cache"/state/*/process/*; do
+    [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
+  done
+  wanted+="$(engine_tree) $(crictl_program) "
+  for suite in sid trixie bookworm; do wanted+="$(node_base "$suite") $(node_archive "$suite") "; done
+  exec 8>"$cache/lock"
+  flock 8
+  remove_halves
+  for path in "$cache"/engine-* "$cache"/crictl-* "$cache"/node-*; do
+    [[ -e $path && $wanted != *" $path "* ]] || continue
+    keep=$(basename "$path")
+    say "cache: removing $keep"
+    rm -rf --one-file-system "$path" "$cache/logs/$keep.log"
+  done
+}
