@@ -225,5 +225,7 @@ fn log(verbosity: Verbosity) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // Telling that stderr is closed, on stderr, would panic.
+        .log_internal_errors(false)
         .init();
 }
