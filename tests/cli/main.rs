@@ -3,6 +3,10 @@
 
 mod engine;
 mod pipes;
+#[expect(
+    dead_code,
+    reason = "only the lab's tests watch a command while it runs"
+)]
 #[path = "../support/run.rs"]
 mod run;
 mod skaffold;
@@ -14,7 +18,7 @@ use run::Run;
 use tempfile::TempDir;
 
 /// A folder that is home and current folder, and an environment that names nothing else.
-pub struct Sandbox {
+struct Sandbox {
     folder: TempDir,
 }
 

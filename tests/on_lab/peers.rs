@@ -104,7 +104,7 @@ fn an_index_of_which_one_platform_is_present() {
     ]);
     let document = run::run(&mut kindlift).expect(0).json();
     assert_eq!(document["images"][0]["platform"], serde_json::json!(native));
-    lab::proven(&cluster.nodes, &[image.clone()]);
+    lab::proven(&cluster.nodes, std::slice::from_ref(&image));
     for node in &cluster.nodes {
         assert_eq!(run_on(node, &image), "it runs\n", "{node}");
     }
