@@ -158,7 +158,9 @@ pub fn run() -> ExitCode {
 fn wants_json() -> bool {
     let args: Vec<_> = std::env::args_os().collect();
     args.iter().any(|arg| arg == "--output=json")
-        || args.windows(2).any(|pair| pair[0] == "--output" && pair[1] == "json")
+        || args
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
