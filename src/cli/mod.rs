@@ -120,6 +120,9 @@ pub fn run() -> ExitCode {
         Err(e) => {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
+            if e.use_stderr() && wants_json() {
+                report::document(Err(&Error::usage(e.kind().to_string())));
+            }
             return ExitCode::from(if e.use_stderr() {
                 ErrorKind::Usage.exit_code()
             } else {
@@ -149,6 +152,15 @@ pub fn run() -> ExitCode {
         }
     }
     ExitCode::from(result.err().map_or(0, |e| e.kind().exit_code()))
+}
+
+/// Tells whether a command line that cannot be parsed asks for JSON.
+fn wants_json() -> bool {
+    let args: Vec<_> = std::env::args_os().collect();
+    args.iter().any(|arg| arg == "--output=json")
+        || args
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {

@@ -444,11 +444,9 @@ fn two_runs_at_once_agree_on_every_node() {
         other.random("app.bin", 1_000);
         let runs = [build(&one), build(&other)];
         let runs = runs.map(run::Running::finish);
-        let done = runs.iter().filter(|run| run.code == 0).count();
-        assert!(done > 0, "{}\n{}", runs[0], runs[1]);
-        // The engine drops an image whose only name another build has taken.
-        for run in runs.iter().filter(|run| run.code != 0) {
-            assert!(run.stderr.contains("No such image"), "{run}");
+        // Also where the engine drops an image because the other build has taken its only name.
+        for run in runs {
+            run.expect(0);
         }
         lab::proven(&lab::dev(), &[one.on_node("dev")]);
     }

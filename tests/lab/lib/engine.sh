@@ -96,7 +96,7 @@ write_bin() {
   loader=$(find "$tree/usr/lib" "$tree/usr/lib64" -maxdepth 1 -name 'ld-linux*.so.*')
   libs=$(dirname "$(find "$tree/usr/lib" -maxdepth 2 -name libc.so.6)")
   local run="exec '$loader' --library-path '$libs'"
-  for name in docker kind kubectl crane umoci; do
+  for name in docker kind kubectl crane umoci docker-registry; do
     wrapper "$state/bin/$name" <<W
 #!/bin/sh
 $run --argv0 $name '$tree/usr/bin/$name' "\$@"
