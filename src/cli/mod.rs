@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kindlift::engine::EngineKind;
 use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
+use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::Where;
@@ -111,6 +112,11 @@ impl Place {
             allow_foreign_platform: self.allow_foreign_platform,
         }
     }
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse()
+        .map_err(|e: Error| e.next_step().unwrap_or("unknown platform").to_owned())
 }
 
 /// Parses, runs, reports.

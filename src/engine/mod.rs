@@ -20,11 +20,12 @@ use tokio::process::Command;
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::image::{DiffId, Digest, Image, ImageId, Platform, archive};
+use crate::image::archive::Archive;
+use crate::image::{DiffId, Digest, Image, ImageId, Platform};
 use crate::job::Job;
 use crate::reference::Reference;
 use crate::source::Source;
-use crate::source::spool::unlinked_file;
+use crate::source::spool::{FileBlobs, unlinked_file};
 
 /// What the engine calls an image's ID; Skaffold and Tilt make their tags of it.
 ///
@@ -277,8 +278,8 @@ fn build_arguments(command: &mut Command, spec: &BuildSpec) {
     command.args(&spec.flags).arg("--").arg(&spec.context);
 }
 
-async fn read(file: File, platform: Platform) -> Result<(Image, crate::source::spool::FileBlobs)> {
-    tokio::task::spawn_blocking(move || archive::read(Arc::new(file), &platform))
+async fn read(file: File, platform: Platform) -> Result<(Image, FileBlobs)> {
+    tokio::task::spawn_blocking(move || Archive::tar(Arc::new(file))?.read(None, &platform))
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
 }

@@ -42,8 +42,12 @@ pub struct ImageId(pub Digest);
 impl Digest {
     /// Computes the digest of bytes in memory.
     pub fn of(bytes: &[u8]) -> Self {
-        let hash = Sha256::digest(bytes);
-        Self(format!("sha256:{}", hex(&hash)))
+        Self::of_hash(&Sha256::digest(bytes))
+    }
+
+    /// Makes a digest of a finished sha256.
+    pub(crate) fn of_hash(hash: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex(hash)))
     }
 
     /// Returns the 64 hex digits.

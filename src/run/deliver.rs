@@ -7,9 +7,8 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use super::{LoadRequest, allow, find, manifests, warn_about_latest};
 use crate::cluster::Cluster;
-use crate::contract::{self, Naming};
+use crate::contract::Naming;
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
@@ -158,134 +157,6 @@ async fn on_all(sessions: &[Arc<Session>], record: &ImageRecord) -> Result<Optio
         .map(|session| async { stage::lacks(session, &image).await.map_err(Error::from) });
     let lacking = try_join_all(lacking).await?.contains(&true);
     Ok((!lacking).then(|| Arc::new(image)))
-}
-
-/// Finds images in the engine, and loads them into every node.
-///
-/// # Errors
-/// Image error, if the engine has no such image; else of the kind of the step that failed.
-pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
-    let mut clock = Clock::start();
-    let subjects = subjects(job, request)?;
-    if subjects.is_empty() {
-        job.report.event(&Event::Done("nothing to load"));
-        return Ok(Vec::new());
-    }
-    for subject in &subjects {
-        warn_about_latest(job, &subject.name);
-    }
-    let by_api = subjects
-        .iter()
-        .any(|s| matches!(s.naming, Naming::Skaffold | Naming::Tilt));
-    let began = Instant::now();
-    let (engine, (cluster, nodes)) = futures_util::try_join!(
-        job.cancel
-            .unless(Engine::find(request.engine, by_api, &job.env)),
-        find(job, &request.place, false),
-    )?;
-    clock.end("find", began);
-    let began = Instant::now();
-    let sessions = load::open(&nodes, job).await?;
-    clock.end("connect", began);
-
-    // Everything is looked up before anything is loaded: a typing error costs nothing.
-    let mut found = Vec::new();
-    for subject in &subjects {
-        match look_up(job, &engine, subject, &sessions).await? {
-            Some(record) => {
-                allow(&sessions, &record.platform, &request.place)
-                    .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
-                found.push((subject, record));
-            }
-            // What manifests name and the engine does not have is the kubelet's to pull.
-            None if subject.optional => job.report.event(&Event::Done(&format!(
-                "left to the kubelet: {} ({} does not have it)",
-                subject.name.familiar(),
-                engine.describe()
-            ))),
-            None => return Err(not_there(&engine, &subject.name)),
-        }
-    }
-    let mut outcomes = Vec::new();
-    for (subject, record) in found {
-        let mut delivery = Delivery {
-            name: &subject.name,
-            naming: subject.naming,
-            record,
-        };
-        let to = Destination {
-            cluster: &cluster,
-            sessions: &sessions,
-        };
-        outcomes.push(deliver(job, &engine, &to, &mut delivery, &mut clock).await?);
-    }
-    Ok(outcomes)
-}
-
-/// One image that is asked for.
-struct Subject {
-    name: Reference,
-    naming: Naming,
-    pull: bool,
-    optional: bool,
-}
-
-fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
-    let mut subjects: Vec<Subject> = Vec::new();
-    for image in &request.images {
-        let (image, pull) = match image.strip_prefix("docker://") {
-            Some(image) => (image, true),
-            None => (image.as_str(), request.pull),
-        };
-        subjects.push(Subject {
-            name: Reference::parse(image)?,
-            naming: Naming::AsAsked,
-            pull,
-            optional: false,
-        });
-    }
-    for image in manifests::images(&request.from)? {
-        subjects.push(Subject {
-            name: image,
-            naming: Naming::AsAsked,
-            pull: request.pull,
-            optional: true,
-        });
-    }
-    if request.images.is_empty()
-        && request.from.is_empty()
-        && let Some((name, naming)) = contract::subject(&job.env)?
-    {
-        subjects.push(Subject {
-            name,
-            naming,
-            pull: request.pull,
-            optional: false,
-        });
-    }
-    let mut seen = std::collections::HashSet::new();
-    subjects.retain(|subject| seen.insert(subject.name.clone()));
-    Ok(subjects)
-}
-
-async fn look_up(
-    job: &Job,
-    engine: &Engine,
-    subject: &Subject,
-    sessions: &[Arc<Session>],
-) -> Result<Option<ImageRecord>> {
-    // Docker knows an image by what a user writes; the full form finds it too.
-    let name = subject.name.to_string();
-    let record = job.cancel.unless(engine.inspect(&name)).await?;
-    if record.is_some() || !subject.pull {
-        if let Some(record) = &record {
-            super::build::tell_shadow(job, engine, &subject.name, record).await?;
-        }
-        return Ok(record);
-    }
-    let platform = load::platform(sessions)?;
-    engine.pull(&subject.name, &platform, job).await?;
-    job.cancel.unless(engine.inspect(&name)).await
 }
 
 /// Makes the error for an image that the engine does not have.

@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod deliver;
+mod load;
 mod manifests;
 
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
@@ -11,7 +12,7 @@ use crate::engine::EngineKind;
 use crate::error::Result;
 use crate::image::Platform;
 use crate::job::Job;
-use crate::load;
+use crate::load as transaction;
 use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::Event;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
-pub use deliver::load;
+pub use load::load;
 
 /// Where to load.
 #[derive(Debug, Clone, Default)]
@@ -35,11 +36,16 @@ pub struct Where {
     pub allow_foreign_platform: bool,
 }
 
-/// Images that an engine has, or that manifests name.
+/// Images that an engine or an archive has, or that manifests name.
 #[derive(Debug, Clone, Default)]
 pub struct LoadRequest {
-    /// Names as the user wrote them; empty for what Skaffold or Tilt speaks of.
+    /// Names or sources (see [`crate::source::spec::Spec`]) as the user wrote them; empty for what
+    /// Skaffold or Tilt speaks of.
     pub images: Vec<String>,
+    /// The name to load under, instead of the image's own.
+    pub rename: Option<String>,
+    /// Which of an archive's platforms to load; the nodes', if not given.
+    pub platform: Option<Platform>,
     /// Manifests whose images to load: a path, or `-` for stdin.
     pub from: Vec<String>,
     /// Pull what the engine does not have.
@@ -87,7 +93,7 @@ fn allow(sessions: &[Arc<Session>], platform: &Platform, place: &Where) -> Resul
     if place.allow_foreign_platform {
         return Ok(());
     }
-    load::runnable(sessions, platform)
+    transaction::runnable(sessions, platform)
 }
 
 /// Warns about a name that makes the kubelet pull, from a registry that does not have it.

@@ -18,5 +18,6 @@ mod peers;
 mod push;
 mod signals;
 mod skaffold;
+mod sources;
 mod tilt;
 mod trouble;
