@@ -131,7 +131,13 @@ pub async fn load(
         if let Err(failure) = ended {
             // The lease expires by itself, and the next run sweeps it.
             let node = &part.session.node().name;
-            tracing::warn!(%node, error = %failure.text, "the lease could not be ended");
+            job.report.event(&Event::Warning {
+                message: &format!(
+                    "node {node}: what was staged there could not be let go: {}",
+                    failure.text
+                ),
+                hint: Some("the next run removes it"),
+            });
         }
     }
     done

@@ -12,7 +12,7 @@ use kindlift::engine::EngineKind;
 use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
-use kindlift::job::{Cancel, Job};
+use kindlift::job::{Cancel, Job, PATIENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::Where;
 
@@ -47,11 +47,11 @@ struct Global {
     /// Tell each step
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// Tell errors only
+    /// Tell errors only, and what the build says
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Give a step up when nothing has moved for this long, in seconds
-    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = 15,
+    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
     stall_timeout: u64,
 }
@@ -93,7 +93,7 @@ struct Place {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     /// The kube context whose cluster to use
-    #[arg(long, value_name = "CONTEXT")]
+    #[arg(long, value_name = "CONTEXT", conflicts_with = "cluster")]
     kube_context: Option<String>,
     /// Load only these nodes
     #[arg(long, value_name = "NODE,…", value_delimiter = ',')]

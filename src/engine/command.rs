@@ -97,7 +97,7 @@ pub async fn spool(mut command: Command, file: &File) -> Result<()> {
             if status.success() {
                 return Ok(());
             }
-            Err(process::failure(ErrorKind::Engine, &shown, status, &said))
+            Err(process::failure(ErrorKind::Image, &shown, status, &said))
         }
         () = silence => Err(Error::new(
             ErrorKind::Engine,

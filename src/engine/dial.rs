@@ -34,7 +34,7 @@ async fn send(
 ) -> Result<Response<Incoming>, bollard::errors::Error> {
     let mut command = process::command("docker", &env, Orphan::Kill);
     command.args(["system", "dial-stdio"]).stdin(Stdio::piped());
-    let mut child = command.spawn()?;
+    let mut child = process::spawn(&mut command).map_err(std::io::Error::other)?;
     let stdin = child.stdin.take().expect("stdin is piped");
     let stdout = child.stdout.take().expect("stdout is piped");
     let stderr = child.stderr.take().expect("stderr is piped");

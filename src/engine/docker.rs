@@ -282,9 +282,7 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
         Some("--secret")
     } else if !spec.ssh.is_empty() {
         Some("--ssh")
-    } else if !spec.platforms.is_empty() {
-        Some("building for a platform")
-    } else if spec.push {
+    } else if spec.push || spec.platforms.len() > 1 {
         Some("building for several platforms")
     } else {
         None

@@ -121,6 +121,15 @@ impl Podman {
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
         let full = Reference::parse(&spec.name)?.to_string();
+        if spec.push {
+            // A build adds to a list of that name: what an earlier one put there would be pushed
+            // too, and pulled first.
+            let exists = self.command(&["manifest", "exists", &full], Orphan::Kill);
+            let exists = process::run(exists, ErrorKind::Engine, DEADLINE).await?;
+            if exists.status.success() {
+                self.output(&["manifest", "rm", &full]).await?;
+            }
+        }
         let mut command = self.command(&["build"], Orphan::Terminate);
         let name = if spec.push { "--manifest" } else { "--tag" };
         command.args([name, &full]);
@@ -165,9 +174,11 @@ impl Podman {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
-        let Ok(reference) = Reference::parse(name) else {
+        // An ID would parse as a name: repository `sha256`, the hex digits as its tag.
+        if name.parse::<Digest>().is_ok() {
             return self.inspect_exactly(name).await;
-        };
+        }
+        let reference = Reference::parse(name)?;
         if let Some(record) = self.inspect_exactly(&reference.to_string()).await? {
             return Ok(Some(record));
         }

@@ -4,7 +4,7 @@
 //! A tar is walked once for its headers; of a layer nothing is read here but its first bytes, or
 //! where its digest is not known.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -342,35 +342,47 @@ fn layout_images(store: &Store) -> Result<Vec<Entry>> {
     let index = store.small("index.json", MAX_MANIFEST)?;
     let index: ImageIndex = serde_json::from_slice(&index)
         .map_err(|e| refused("index.json cannot be read").because(e))?;
-    let mut images: Vec<(String, BTreeSet<String>, Vec<Descriptor>)> = Vec::new();
+    struct Listed {
+        digest: String,
+        /// Whether the index tags it: two that it tags are two images, two that it does not are
+        /// two platforms of one.
+        tagged: bool,
+        names: BTreeSet<String>,
+        descriptors: Vec<Descriptor>,
+    }
+    let mut images: Vec<Listed> = Vec::new();
     for descriptor in index.manifests() {
-        let name = descriptor.annotations().as_ref().and_then(|annotations| {
-            let named = NAMES.iter().find_map(|key| annotations.get(*key))?;
-            // skopeo writes a tag alone where it was given no name.
-            let is_name = named.contains('/') || named.contains(':');
-            is_name.then(|| Reference::parse(named).ok()).flatten()
-        });
+        let annotation = descriptor
+            .annotations()
+            .as_ref()
+            .and_then(|annotations| NAMES.iter().find_map(|key| annotations.get(*key)));
+        // skopeo writes a tag alone where it was given no name.
+        let name = annotation
+            .filter(|text| text.contains('/') || text.contains(':'))
+            .and_then(|text| Reference::parse(text).ok());
         let digest = descriptor.digest().to_string();
+        let tagged = annotation.is_some();
         let known = images
             .iter_mut()
-            .find(|(of, names, _)| *of == digest || (name.is_none() && names.is_empty()));
+            .find(|image| image.digest == digest || (!tagged && !image.tagged));
         match known {
-            Some((_, names, descriptors)) => {
-                names.extend(name.map(|name| name.to_string()));
-                descriptors.push(descriptor.clone());
+            Some(image) => {
+                image.names.extend(name.map(|name| name.to_string()));
+                image.descriptors.push(descriptor.clone());
             }
-            None => images.push((
+            None => images.push(Listed {
                 digest,
-                name.map(|name| name.to_string()).into_iter().collect(),
-                vec![descriptor.clone()],
-            )),
+                tagged,
+                names: name.map(|name| name.to_string()).into_iter().collect(),
+                descriptors: vec![descriptor.clone()],
+            }),
         }
     }
     Ok(images
         .into_iter()
-        .map(|(_, names, descriptors)| Entry {
-            names,
-            content: Content::Layout(descriptors),
+        .map(|image| Entry {
+            names: image.names,
+            content: Content::Layout(image.descriptors),
         })
         .collect())
 }
@@ -397,9 +409,15 @@ fn read_layout(
     descriptors: &[Descriptor],
     platform: &Platform,
 ) -> Result<(Image, FileBlobs)> {
-    let mut seen = BTreeSet::new();
-    let mut found = Vec::new();
-    manifests(store, descriptors, platform, 0, &mut seen, &mut found)?;
+    let mut search = Search {
+        store,
+        platform,
+        visited: HashSet::new(),
+        seen: BTreeSet::new(),
+        found: Vec::new(),
+    };
+    search.manifests(descriptors, 0)?;
+    let Search { seen, found, .. } = search;
     // The closest variant; of equals the first.
     let best = found
         .into_iter()
@@ -432,50 +450,64 @@ fn read_layout(
     Ok((image, FileBlobs::new(extents)))
 }
 
-/// Collects the images that the platform runs.
-///
-/// Manifests whose blob is not in the archive are passed over: an index names every platform of
-/// an image, an export holds one.
-fn manifests(
-    store: &Store,
-    descriptors: &[Descriptor],
-    platform: &Platform,
-    depth: usize,
-    seen: &mut BTreeSet<String>,
-    found: &mut Vec<Image>,
-) -> Result<()> {
-    if depth > MAX_DEPTH {
-        return Err(refused(format!(
-            "the archive's indexes nest deeper than {MAX_DEPTH}"
-        )));
+/// A search for the images that a platform runs.
+struct Search<'a> {
+    store: &'a Store,
+    platform: &'a Platform,
+    visited: HashSet<Digest>,
+    /// The platforms that are there.
+    seen: BTreeSet<String>,
+    found: Vec<Image>,
+}
+
+impl Search<'_> {
+    /// Looks through an index, and through the indexes in it.
+    ///
+    /// Manifests whose blob is not in the archive are passed over: an index names every platform
+    /// of an image, an export holds one. So are those for other platforms, which need not be
+    /// sound, and artifacts.
+    fn manifests(&mut self, descriptors: &[Descriptor], depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(refused(format!(
+                "the archive's indexes nest deeper than {MAX_DEPTH}"
+            )));
+        }
+        for descriptor in descriptors {
+            let digest: Digest = descriptor.digest().to_string().parse()?;
+            if is_attestation(descriptor) || !self.visited.insert(digest.clone()) {
+                continue;
+            }
+            if let Some(named) = descriptor.platform() {
+                let os = named.os().to_string();
+                let architecture = named.architecture().to_string();
+                let named = Platform::new(&os, &architecture, named.variant().as_deref());
+                if !self.platform.runs(&named) {
+                    self.seen.insert(named.to_string());
+                    continue;
+                }
+            }
+            if !self.store.has(&blob_path(&digest)) {
+                continue;
+            }
+            let media_type = descriptor.media_type().to_string();
+            let bytes = self.store.blob(descriptor, MAX_MANIFEST)?;
+            if media_type.contains("image.index") || media_type.contains("manifest.list") {
+                let index: ImageIndex = serde_json::from_slice(&bytes)
+                    .map_err(|e| refused("an index of the image cannot be read").because(e))?;
+                self.manifests(index.manifests(), depth + 1)?;
+                continue;
+            }
+            let read: oci_spec::image::ImageManifest = serde_json::from_slice(&bytes)
+                .map_err(|e| refused("a manifest of the image cannot be read").because(e))?;
+            let config = self.store.blob(read.config(), MAX_CONFIG)?;
+            let image = Image::from_documents(bytes, &media_type, config)?;
+            self.seen.insert(image.platform.to_string());
+            if self.platform.runs(&image.platform) {
+                self.found.push(image);
+            }
+        }
+        Ok(())
     }
-    for descriptor in descriptors {
-        if is_attestation(descriptor) {
-            continue;
-        }
-        let digest: Digest = descriptor.digest().to_string().parse()?;
-        if !store.has(&blob_path(&digest)) {
-            continue;
-        }
-        let media_type = descriptor.media_type().to_string();
-        let bytes = store.blob(descriptor, MAX_MANIFEST)?;
-        if media_type.contains("image.index") || media_type.contains("manifest.list") {
-            let index: ImageIndex = serde_json::from_slice(&bytes)
-                .map_err(|e| refused("an index of the image cannot be read").because(e))?;
-            manifests(store, index.manifests(), platform, depth + 1, seen, found)?;
-            continue;
-        }
-        let read: oci_spec::image::ImageManifest = serde_json::from_slice(&bytes)
-            .map_err(|e| refused("a manifest of the image cannot be read").because(e))?;
-        let config = store.blob(read.config(), MAX_CONFIG)?;
-        let image = Image::from_documents(bytes, &media_type, config)?;
-        seen.insert(image.platform.to_string());
-        let known = found.iter().any(|other| other.manifest.digest == digest);
-        if platform.runs(&image.platform) && !known {
-            found.push(image);
-        }
-    }
-    Ok(())
 }
 
 fn is_attestation(descriptor: &Descriptor) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
-use super::{LoadRequest, allow, find, manifests, warn_about_latest};
+use super::{LoadRequest, allow, find, manifests, refuse_shadow, warn_about_latest};
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, EngineKind, ImageRecord};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,7 +56,15 @@ enum Found {
 /// failed.
 pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     let mut clock = Clock::start();
-    let subjects = subjects(job, request)?;
+    // Manifests may come on stdin, slowly: a read that blocks must not keep signals from us.
+    let asked = (job.clone(), request.clone());
+    let reading = tokio::task::spawn_blocking(move || subjects(&asked.0, &asked.1));
+    let reading = async {
+        reading
+            .await
+            .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
+    };
+    let subjects = job.cancel.unless(reading).await?;
     if subjects.is_empty() {
         job.report.event(&Event::Done("nothing to load"));
         return Ok(Vec::new());
@@ -208,7 +216,6 @@ async fn look_up(
 ) -> Result<Option<Found>> {
     match subject {
         Subject::Engine(subject) => {
-            warn_about_latest(job, subject.rename.as_ref().unwrap_or(&subject.name));
             let engine = engines.get(subject.engine)?;
             let Some(record) = in_engine(job, engine, &subject, sessions).await? else {
                 if subject.optional {
@@ -222,6 +229,7 @@ async fn look_up(
                 }
                 return Err(not_there(engine, &subject.name));
             };
+            warn_about_latest(job, subject.rename.as_ref().unwrap_or(&subject.name));
             allow(sessions, &record.platform, &request.place)
                 .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
             Ok(Some(Found::Engine(subject, record)))
@@ -253,7 +261,12 @@ async fn in_engine(
     let name = subject.name.to_string();
     let record = job.cancel.unless(engine.inspect(&name)).await?;
     if let Some(record) = &record {
-        super::build::tell_shadow(job, engine, &subject.name, record).await?;
+        let contract = match subject.naming {
+            Naming::Skaffold => Some("Skaffold"),
+            Naming::Tilt => Some("Tilt"),
+            Naming::AsAsked | Naming::Content => None,
+        };
+        refuse_shadow(job, engine, &subject.name, record, contract).await?;
     }
     if record.is_some() || !subject.pull {
         return Ok(record);

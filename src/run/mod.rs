@@ -8,8 +8,8 @@ mod manifests;
 
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract;
-use crate::engine::EngineKind;
-use crate::error::Result;
+use crate::engine::{Engine, EngineKind, ImageRecord};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
 use crate::job::Job;
 use crate::load as transaction;
@@ -113,4 +113,33 @@ fn warn_about_latest(job: &Job, image: &Reference) {
         ),
         hint: Some("use another tag, or set imagePullPolicy: IfNotPresent"),
     });
+}
+
+/// Tells of a `localhost/` name that hides an image from whoever asks Podman for it; where
+/// Skaffold or Tilt will ask, that is an error: they would deploy the other image without a word.
+async fn refuse_shadow(
+    job: &Job,
+    engine: &Engine,
+    name: &Reference,
+    record: &ImageRecord,
+    contract: Option<&str>,
+) -> Result<()> {
+    let shadow = job.cancel.unless(engine.shadow(name, &record.id)).await?;
+    let Some(local) = shadow else { return Ok(()) };
+    let hint = format!("`podman untag` the older of the two, {local} or {name}");
+    if let Some(tool) = contract {
+        return Err(Error::new(
+            ErrorKind::Image,
+            format!("{local} is another image than {name}, and {tool} would deploy that one"),
+        )
+        .hint(hint));
+    }
+    job.report.event(&Event::Warning {
+        message: &format!(
+            "{local} is another image and hides {name} from whoever asks Podman for {}",
+            name.familiar()
+        ),
+        hint: Some(&hint),
+    });
+    Ok(())
 }
