@@ -12,7 +12,7 @@ use kindlift::engine::EngineKind;
 use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
-use kindlift::job::{Cancel, Job, PATIENCE};
+use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::Where;
 
@@ -54,6 +54,12 @@ struct Global {
     #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
     stall_timeout: u64,
+    /// Give the engine up when its build, push, pull or save has said nothing for this long, in
+    /// seconds
+    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_SILENCE_TIMEOUT",
+          default_value_t = SILENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86400), global = true)]
+    silence_timeout: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -182,6 +188,7 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
         report,
         cancel: Cancel::default(),
         patience: Duration::from_secs(cli.global.stall_timeout),
+        silence: Duration::from_secs(cli.global.silence_timeout),
     };
     let result = runtime.block_on(async {
         let _listening = listen(&job.cancel)?;

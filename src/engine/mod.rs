@@ -227,8 +227,8 @@ impl Engine {
     ) -> Result<(Arc<Image>, Arc<dyn Source>)> {
         let file = unlinked_file(&job.env)?;
         match self {
-            Self::Docker(docker) => docker.save(name, platform, &file).await?,
-            Self::Podman(podman) => podman.save(name, &file).await?,
+            Self::Docker(docker) => docker.save(name, platform, &file, job).await?,
+            Self::Podman(podman) => podman.save(name, &file, job).await?,
         }
         let (image, blobs) = read(file, platform.clone()).await.map_err(|e| {
             e.within(format!(

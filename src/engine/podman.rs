@@ -134,12 +134,12 @@ impl Podman {
         let name = if spec.push { "--manifest" } else { "--tag" };
         command.args([name, &full]);
         super::build_arguments(&mut command, spec);
-        run_visible(command, job, "build").await?;
+        run_visible(command, job, ErrorKind::Build, "build").await?;
         if spec.push {
             let mut push = self.command(&["manifest", "push", "--all"], Orphan::Terminate);
             plain_http_on_loopback(&mut push, &full);
             push.args([&full, &format!("docker://{full}")]);
-            run_visible(push, job, "push").await?;
+            run_visible(push, job, ErrorKind::Build, "push").await?;
         }
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Podman {
         let mut command = self.command(&["push"], Orphan::Terminate);
         plain_http_on_loopback(&mut command, &full);
         command.arg(&full);
-        run_visible(command, job, "push").await
+        run_visible(command, job, ErrorKind::Build, "push").await
     }
 
     /// Pulls an image from its registry.
@@ -166,7 +166,7 @@ impl Podman {
             self.command(&["pull", "--platform", &platform.to_string()], Orphan::Kill);
         plain_http_on_loopback(&mut command, &full);
         command.arg(&full);
-        run_visible(command, job, "pull").await
+        run_visible(command, job, ErrorKind::Image, "pull").await
     }
 
     /// Looks an image up, under the kubelet's reading of its name, then under `localhost/`.
@@ -227,12 +227,12 @@ impl Podman {
     ///
     /// # Errors
     /// Engine error.
-    pub async fn save(&self, name: &str, file: &File) -> Result<()> {
+    pub async fn save(&self, name: &str, file: &File, job: &Job) -> Result<()> {
         let command = self.command(
             &["save", "--quiet", "--format", "docker-archive", name],
             Orphan::Kill,
         );
-        spool(command, file).await
+        spool(command, file, job).await
     }
 }
 

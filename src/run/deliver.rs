@@ -1,6 +1,7 @@
 //! From an image that an engine has to an image that every node has.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -33,10 +34,15 @@ pub(super) struct Destination<'a> {
 }
 
 /// The source of an image that every node has: no layer will be asked for.
-struct NoLayers;
+#[derive(Default)]
+struct NoLayers {
+    /// Whether one was asked for all the same: something was collected since we looked.
+    asked: AtomicBool,
+}
 
 impl Source for NoLayers {
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
+        self.asked.store(true, Ordering::Relaxed);
         let error = Error::new(ErrorKind::Load, format!("a node has just lost {blob}"));
         stream::once(async { Err(error) }).boxed()
     }
@@ -56,11 +62,12 @@ pub(super) async fn deliver(
     delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    if let Some(load) = on_hand(job, to, delivery).await? {
+    let none = Arc::new(NoLayers::default());
+    let source = Arc::clone(&none) as Arc<dyn Source>;
+    if let Some(load) = on_hand(job, to, delivery, source).await? {
         job.step(|| format!("every node has the layers of {}", load.image.id()));
         match load::load(job, to.cluster, to.sessions, &load, clock).await {
-            // Something on a node was collected since we looked: send it after all.
-            Err(e) if e.kind() == ErrorKind::Load && !job.cancel.is_cancelled() => {
+            Err(e) if none.asked.load(Ordering::Relaxed) && !job.cancel.is_cancelled() => {
                 job.step(|| format!("trying again with everything: {}", one_line(&e)));
             }
             other => return other,
@@ -117,14 +124,17 @@ async fn export(
 }
 
 /// Returns what to load, if every node has the layers: then the engine need not export.
-async fn on_hand(job: &Job, to: &Destination<'_>, delivery: &Delivery<'_>) -> Result<Option<Load>> {
+async fn on_hand(
+    job: &Job,
+    to: &Destination<'_>,
+    delivery: &Delivery<'_>,
+    source: Arc<dyn Source>,
+) -> Result<Option<Load>> {
     let image = job
         .cancel
         .unless(on_all(to.sessions, &delivery.record))
         .await?;
-    image
-        .map(|image| delivery.load(image, Arc::new(NoLayers)))
-        .transpose()
+    image.map(|image| delivery.load(image, source)).transpose()
 }
 
 impl Delivery<'_> {
