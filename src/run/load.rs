@@ -45,7 +45,7 @@ struct InEngine {
 
 /// An image that was found.
 enum Found {
-    Engine(InEngine, ImageRecord),
+    Engine(Box<InEngine>, ImageRecord),
     File(Load),
 }
 
@@ -232,7 +232,7 @@ async fn look_up(
             warn_about_latest(job, subject.rename.as_ref().unwrap_or(&subject.name));
             allow(sessions, &record.platform, &request.place)
                 .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
-            Ok(Some(Found::Engine(subject, record)))
+            Ok(Some(Found::Engine(Box::new(subject), record)))
         }
         Subject::File { text, spec, rename } => {
             let platform = match &request.platform {
