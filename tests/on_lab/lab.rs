@@ -534,3 +534,16 @@ pub fn address(node: &str) -> String {
         .trim()
         .to_owned()
 }
+
+/// A PATH on which there are only some of the lab's programs, and the system's own.
+pub fn empty_path_with(programs: &[&str]) -> String {
+    let bin = lab().home.path().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    for name in programs {
+        let link = bin.join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(program(name).get_program(), link).unwrap();
+        }
+    }
+    format!("{}:/usr/bin:/bin", bin.display())
+}

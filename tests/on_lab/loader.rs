@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::engines::Engine;
 use crate::lab::{self, App, Cluster};
+use crate::registry::Registry;
 use crate::run::{self, Run};
 
 fn kindlift(args: &[&str], cluster: &str) -> Run {
@@ -312,4 +313,122 @@ fn what_podman_calls_localhost_is_loaded_as_the_kubelet_reads_it() {
     kindlift(&["load", "--engine", "podman", &name], "dev").expect(0);
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
     Engine::Podman.forget(&format!("localhost/{}", app.name));
+}
+
+#[test]
+fn a_registry_is_asked_when_it_is_named() {
+    let registry = Registry::start();
+    let app = App::new("pull");
+    for (tag, args) in [("scheme", &["docker://"][..]), ("flag", &["", "--pull"])] {
+        let name = format!("{}/{}:{tag}", registry.host, app.name);
+        Engine::Containerd.build(app.folder(), &name);
+        lab::docker(&["push", &name]);
+        lab::docker(&["image", "rm", "--force", &name]);
+        kindlift(&["load", &name], "dev").expect(6);
+        let source = format!("{}{name}", args[0]);
+        let load: Vec<&str> = ["load", &source]
+            .into_iter()
+            .chain(args[1..].iter().copied())
+            .collect();
+        kindlift(&load, "dev").expect(0).says("loaded");
+        lab::proven(&lab::dev(), std::slice::from_ref(&name));
+        lab::docker(&["image", "rm", "--force", &name]);
+        for node in lab::dev() {
+            lab::exec(&node, &["crictl", "rmi", &name]).expect(0);
+        }
+    }
+    kindlift(
+        &[
+            "load",
+            &format!("docker://{}/nobody/has:this", registry.host),
+        ],
+        "dev",
+    )
+    .expect(6)
+    .says("the pull failed");
+}
+
+#[test]
+fn manifests_on_stdin() {
+    let app = built("from-stdin");
+    let text = format!(
+        "kind: Pod\nspec: {{containers: [{{image: '{}'}}]}}\n",
+        app.tag("dev")
+    );
+    app.write("k8s.yaml", text.as_bytes());
+    let mut kindlift = lab::kindlift();
+    kindlift
+        .args(["load", "--from", "-", "--cluster", "dev"])
+        .stdin(std::fs::File::open(app.path("k8s.yaml")).unwrap());
+    run::run(&mut kindlift).expect(0);
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn the_hook_knows_skaffolds_and_tilts_names() {
+    let app = built("hooks");
+    let hex = Engine::Containerd.hex(&app.tag("dev"));
+    for (variable, deployed) in [
+        ("SKAFFOLD_IMAGE", hex.clone()),
+        ("EXPECTED_REF", format!("tilt-{}", &hex[..16])),
+    ] {
+        app.forget_on(&lab::dev());
+        let mut kindlift = lab::kindlift();
+        kindlift
+            .args(["load", "--cluster", "dev"])
+            .env(variable, app.tag("dev"));
+        run::run(&mut kindlift).expect(0).says("loaded");
+        lab::proven(&lab::dev(), &[app.on_node("dev"), app.on_node(&deployed)]);
+    }
+}
+
+#[test]
+fn an_engine_that_was_asked_for_and_is_not_there_is_an_error() {
+    let app = built("noengine");
+    kindlift(&["load", &app.tag("dev")], "dev").expect(0);
+    let verify = |variable: &str, value: &str| {
+        let mut kindlift = lab::kindlift();
+        kindlift
+            .args(["verify", &app.tag("dev"), "--cluster", "dev"])
+            .env("KINDLIFT_NODES_DOCKER_HOST", lab::var("DOCKER_HOST"))
+            .env(variable, value);
+        run::run(&mut kindlift)
+    };
+    verify("KINDLIFT_ENGINE", "lxc").expect(2).says("lxc");
+    // Nobody said which: the nodes can still be compared with one another, and that is told.
+    let path = lab::empty_path_with(&["docker"]);
+    let mut kindlift = lab::kindlift();
+    kindlift
+        .args(["verify", &app.tag("dev"), "--cluster", "dev"])
+        .env("PATH", path)
+        .env("KINDLIFT_NODES_DOCKER_HOST", lab::var("DOCKER_HOST"))
+        .env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    run::run(&mut kindlift)
+        .expect(0)
+        .says("no engine to compare with")
+        .says("/nonexistent/docker.sock")
+        .says("not compared");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn podmans_socket_alone_is_enough_for_nodes_under_podman() {
+    let app = App::new("podman-only");
+    let mut kindlift = lab::kindlift();
+    kindlift
+        .current_dir(app.folder())
+        .arg("build")
+        .env("DOCKER_HOST", lab::var("KINDLIFT_LAB_PODMAN_SOCKET"))
+        .env("KIND_CLUSTER_NAME", "pod")
+        .env("IMAGE", app.tag("dev"))
+        .env("PUSH_IMAGE", "false")
+        .env("BUILD_CONTEXT", app.folder());
+    run::run(&mut kindlift).expect(0);
+    let names = [
+        app.on_node("dev"),
+        app.on_node(&Engine::Podman.hex(&app.tag("dev"))),
+    ];
+    lab::proven(&lab::pod(), &names);
+    Engine::Podman.forget(&format!("docker.io/{}", app.name));
+    app.forget_on(&lab::pod());
 }

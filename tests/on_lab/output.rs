@@ -72,3 +72,30 @@ fn a_reader_that_goes_away_changes_nothing() {
     assert_eq!(status.code(), Some(0));
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
+
+#[test]
+fn a_build_that_falls_silent_is_given_up() {
+    let app = App::new("silent");
+    app.dockerfile(
+        "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\n\
+         RUN [\"/bin/busybox\", \"sleep\", \"300\"]\n",
+    );
+    let mut kindlift = app.build("dev", "dev");
+    kindlift.args(["--silence-timeout", "2"]);
+    run::run(&mut kindlift)
+        .expect(3)
+        .says("the build has said nothing for 2 s")
+        .says("--silence-timeout");
+    app.is_nowhere(&lab::dev());
+}
+
+#[test]
+fn verbose_tells_the_steps() {
+    let app = App::new("verbose");
+    run::run(app.build("dev", "dev").arg("--verbose"))
+        .expect(0)
+        .says("cluster dev under docker at ")
+        .says("saving sha256:")
+        .says(" of 4 layers unpacked, ");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}

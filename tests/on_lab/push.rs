@@ -1,5 +1,6 @@
 //! Pushing: the engine's work alone. Nothing is loaded, and the exit code tells the truth.
 
+use crate::engines::Engine;
 use crate::lab::{self, App};
 use crate::registry::{self, Registry};
 use crate::run;
@@ -100,4 +101,30 @@ fn all_platforms_cannot_be_pushed() {
         .says("error: PLATFORMS=all cannot be pushed\n")
         .says("  hint: list the platforms");
     app.is_nowhere(&lab::dev());
+}
+
+#[test]
+fn podman_pushes_an_index_that_holds_this_build_only() {
+    let registry = Registry::start();
+    let app = App::new("push-podman");
+    let image = format!("{}/{}:dev", registry.host, app.name);
+    let mut digests = Vec::new();
+    for _ in 0..2 {
+        app.random("app.bin", 1_000);
+        let mut skaffold = lab::kindlift();
+        skaffold
+            .current_dir(app.folder())
+            .args(["build", "--engine", "podman"])
+            .env("IMAGE", &image)
+            .env("PUSH_IMAGE", "true")
+            .env("BUILD_CONTEXT", app.folder())
+            .env("PLATFORMS", "linux/amd64,linux/arm64");
+        run::run(&mut skaffold).expect(0);
+        let mut pushed = platforms(&image);
+        pushed.sort();
+        assert_eq!(pushed, ["linux/amd64", "linux/arm64"]);
+        digests.push(registry::crane(&["digest", &image]));
+    }
+    assert_ne!(digests[0], digests[1]);
+    run::run(Engine::Podman.command().args(["manifest", "rm", &image])).expect(0);
 }

@@ -238,3 +238,21 @@ fn a_layer_that_is_not_what_it_says_reaches_no_name() {
     assert_eq!(cluster.state(), before);
     Engine::Overlay2.forget(&app.name);
 }
+
+#[test]
+fn two_tags_of_a_layout_are_two_images() {
+    let (one, two) = (built("tags"), built("tags"));
+    let folder = text(&one.path("layout"));
+    skopeo(
+        &format!("docker-archive:{}", saved(&one)),
+        &format!("oci:{folder}:v1"),
+    );
+    skopeo(
+        &format!("docker-archive:{}", saved(&two)),
+        &format!("oci:{folder}:v2"),
+    );
+    load(&[&format!("oci:{folder}"), "--as", &one.tag("dev")])
+        .expect(6)
+        .says("it holds 2 images");
+    one.is_nowhere(&lab::dev());
+}
