@@ -28,6 +28,8 @@ clusters() {
 # find_cluster: sets provider and cluster, if there is one to use.
 find_cluster() {
   local found
+  # Tests make more clusters in a lab; `dev` is the one that is always there.
+  [[ -z ${KINDLIFT_LAB_DIR-} ]] || : "${KIND_CLUSTER_NAME:=dev}"
   for provider in docker podman; do
     found=$(clusters "$provider")
     if [[ -n ${KIND_CLUSTER_NAME-} ]]; then

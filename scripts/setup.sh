@@ -16,6 +16,7 @@ for purpose in "${@:-build}"; do
     build)
       need cc gcc
       need git git
+      need make make
       need protoc protobuf-compiler
       # protoc's own messages, which containerd's import. Debian has them apart.
       found=$(find /usr/include /usr/local/include -path '*google/protobuf/any.proto' -print -quit 2>/dev/null || true)

@@ -177,7 +177,7 @@ async fn transaction(
     clock.end("stage", began);
 
     let began = Instant::now();
-    let lock = ClusterLock::acquire(cluster, &job.env, job.patience * 8);
+    let lock = ClusterLock::acquire(cluster, job.patience * 8);
     let _lock = job.cancel.unless(lock).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
     let named = name_all(parts, load).await;

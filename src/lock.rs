@@ -2,11 +2,11 @@
 //! so that of two loads of one tag the later wins on every node.
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
-use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A lock that is held until it is dropped, or until the process dies.
@@ -20,14 +20,17 @@ impl ClusterLock {
     ///
     /// # Errors
     /// Load error, if the lock file cannot be made or somebody holds it for too long.
-    pub async fn acquire(cluster: &Cluster, env: &Env, patience: Duration) -> Result<Self> {
-        let path = path(cluster, env);
+    pub async fn acquire(cluster: &Cluster, patience: Duration) -> Result<Self> {
+        let path = path(cluster).map_err(|e| {
+            Error::new(
+                ErrorKind::Load,
+                format!("cannot make a lock for cluster {}", cluster.name),
+            )
+            .because(e)
+        })?;
         let failed = |e: std::io::Error| {
             Error::new(ErrorKind::Load, format!("cannot lock {}", path.display())).because(e)
         };
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(failed)?;
-        }
         let file = File::options()
             .create(true)
             .truncate(false)
@@ -57,19 +60,52 @@ impl ClusterLock {
     }
 }
 
-/// The folder is the user's own, so that nobody else can hold or plant the file.
-fn path(cluster: &Cluster, env: &Env) -> PathBuf {
-    let folder = env
-        .path("XDG_RUNTIME_DIR")
-        .filter(|folder| folder.is_dir())
-        .map(|folder| folder.join("kindlift"))
-        .or_else(|| {
-            env.path("XDG_CACHE_HOME")
-                .map(|folder| folder.join("kindlift"))
-        })
-        .or_else(|| env.home().map(|home| home.join(".cache/kindlift")))
-        .unwrap_or_else(|| std::env::temp_dir().join("kindlift"));
+/// Returns the lock's path. It depends on the user and the cluster, not on the environment: runs
+/// by Skaffold, by Tilt and by hand must meet.
+fn path(cluster: &Cluster) -> std::io::Result<PathBuf> {
+    let user = rustix::process::getuid().as_raw();
+    let runtime = PathBuf::from(format!("/run/user/{user}"));
+    let folder = if runtime.is_dir() {
+        runtime.join("kindlift")
+    } else {
+        PathBuf::from(format!("/tmp/kindlift-{user}"))
+    };
+    own(&folder, user)?;
     // The control plane's container ID tells clusters of the same name apart.
     let id = cluster.nodes.first().map_or("none", |node| &node.id);
-    folder.join(format!("{}-{id:.12}.lock", cluster.name))
+    Ok(folder.join(format!("{}-{id:.12}.lock", cluster.name)))
+}
+
+/// Makes a folder that nobody else can write to; refuses one that somebody else has planted.
+fn own(folder: &Path, user: u32) -> std::io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    let metadata = std::fs::symlink_metadata(folder)?;
+    if metadata.is_dir() && metadata.uid() == user {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!(
+        "{} is not a folder of yours",
+        folder.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planted_folder_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let user = rustix::process::getuid().as_raw();
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink("/tmp", &link).unwrap();
+        assert!(own(&link, user).is_err());
+        let fresh = base.path().join("fresh");
+        own(&fresh, user).unwrap();
+        own(&fresh, user).unwrap();
+        assert!(own(&fresh, user.wrapping_add(1)).is_err());
+    }
 }

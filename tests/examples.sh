@@ -75,9 +75,11 @@ links_lead_somewhere() {
 
 make_targets_exist() {
   local target
+  # Prose may begin a line with "make"; a command ends there, or a comment follows.
   while read -r target; do
     make -n "$target" >/dev/null 2>&1 || echo "no make target: $target"
-  done < <(grep -ohE "(^|[\`'])make [a-z-]+" "${texts[@]}" scripts/*.sh | grep -oE '[a-z-]+$' | sort -u)
+  done < <(grep -ohE "(^|[\`'])make [a-z-]+ *([\`'#]|\$)" "${texts[@]}" scripts/*.sh |
+    grep -oE 'make [a-z-]+' | cut -d' ' -f2 | sort -u)
 }
 
 manifests_never_pull() {

@@ -32,7 +32,7 @@ Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed
 
 #[derive(Subcommand)]
 enum Command {
-    Build(build::Build),
+    Build(Box<build::Build>),
     Load(images::Load),
     Ensure(images::Ensure),
     Verify(images::Verify),
@@ -120,6 +120,9 @@ pub fn run() -> ExitCode {
         Err(e) => {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
+            if e.use_stderr() && wants_json() {
+                report::document(Err(&Error::usage(e.kind().to_string())));
+            }
             return ExitCode::from(if e.use_stderr() {
                 ErrorKind::Usage.exit_code()
             } else {
@@ -149,6 +152,15 @@ pub fn run() -> ExitCode {
         }
     }
     ExitCode::from(result.err().map_or(0, |e| e.kind().exit_code()))
+}
+
+/// Tells whether a command line that cannot be parsed asks for JSON.
+fn wants_json() -> bool {
+    let args: Vec<_> = std::env::args_os().collect();
+    args.iter().any(|arg| arg == "--output=json")
+        || args
+            .windows(2)
+            .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
 fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
@@ -225,5 +237,7 @@ fn log(verbosity: Verbosity) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // Telling that stderr is closed, on stderr, would panic.
+        .log_internal_errors(false)
         .init();
 }

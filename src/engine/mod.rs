@@ -242,7 +242,8 @@ impl Engine {
 /// Makes one error of both engines': the user has neither.
 fn neither(no_docker: Error, no_podman: &Error) -> Error {
     let message = format!(
-        "no container engine answers: {no_docker}; and {}",
+        "no container engine answers: {}; and {}",
+        one_line(&no_docker),
         one_line(no_podman)
     );
     let hint = no_docker

@@ -122,7 +122,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
                 .clone();
-            return Err(explain(failed, &text, &e));
+            return Err(explain(failed, &text, e));
         }
         Err(_) => {
             return Err(
@@ -154,15 +154,21 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
     })
 }
 
-fn explain(failed: impl Fn(&str) -> Error, stderr: &str, error: &io::Error) -> Error {
-    if stderr.contains("perl") && (stderr.contains("not found") || stderr.contains("no such file"))
-    {
-        return failed("it has no perl")
-            .because(stderr.to_owned())
+/// Says why an exec did not become a relay. Docker writes that a program is not there to the
+/// exec's stdout, where the greeting is expected; podman writes it to stderr.
+fn explain(failed: impl Fn(&str) -> Error, stderr: &str, error: io::Error) -> Error {
+    let said = format!("{stderr} {error}").to_lowercase();
+    if said.contains("perl") && (said.contains("not found") || said.contains("no such file")) {
+        let failed = failed("it has no perl")
             .hint("kindlift needs perl in the node image; kindest/node images have it");
+        return if stderr.is_empty() {
+            failed.because(error)
+        } else {
+            failed.because(stderr.to_owned())
+        };
     }
     if stderr.is_empty() {
-        failed("the exec ended at once").because(io::Error::new(error.kind(), error.to_string()))
+        failed("the exec ended at once").because(error)
     } else {
         failed("the exec ended at once").because(stderr.to_owned())
     }
@@ -229,6 +235,28 @@ mod tests {
         let mut rest = String::new();
         reader.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "PRI");
+    }
+
+    #[test]
+    fn a_missing_perl_is_told_whoever_says_it() {
+        let failed = |why: &str| Error::new(ErrorKind::Cluster, why);
+        let docker = "unexpected answer \"OCI runtime exec failed: exec failed: unable to start \
+            container process: exec: \\\"perl\\\": executable file not found in $PATH\"";
+        let podman =
+            "Error: crun: executable file `perl` not found in $PATH: No such file or directory";
+        for (stderr, error) in [
+            ("", io::Error::other(docker)),
+            (podman, io::ErrorKind::UnexpectedEof.into()),
+        ] {
+            let explained = explain(failed, stderr, error);
+            assert_eq!(explained.to_string(), "it has no perl");
+        }
+        let other = explain(
+            failed,
+            "cannot connect to /x",
+            io::ErrorKind::UnexpectedEof.into(),
+        );
+        assert_eq!(other.to_string(), "the exec ended at once");
     }
 
     #[tokio::test]

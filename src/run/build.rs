@@ -90,19 +90,20 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
 
     let record = built(job, &engine, &plan).await?;
     allow(&sessions, &record.platform, &request.place)?;
-    let delivery = Delivery {
+    let mut delivery = Delivery {
         name: &plan.image,
         naming: plan.naming,
-        record: &record,
+        record,
     };
     let to = Destination {
         cluster: &cluster,
         sessions: &sessions,
     };
-    let outcome = deliver(job, &engine, &to, &delivery, &mut clock).await?;
+    let outcome = deliver(job, &engine, &to, &mut delivery, &mut clock).await?;
     if let (Some(path), Some(name)) = (&request.ref_file, outcome.refs.last()) {
         // The engine knows the image by the deployed name too, for `verify` and `ensure`.
-        engine.tag(record.id.0.as_str(), name).await?;
+        let id = delivery.record.id.0.as_str();
+        engine.tag(id, name).await?;
         tilt::write_ref_file(path, name)?;
     }
     Ok(Some(outcome))

@@ -144,16 +144,16 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     let engine = opened.engine?;
     let record = record.ok_or_else(|| not_there(&engine, &name))?;
     allow(&opened.sessions, &record.platform, &request.place)?;
-    let delivery = Delivery {
+    let mut delivery = Delivery {
         name: &name,
         naming,
-        record: &record,
+        record,
     };
     let to = Destination {
         cluster: &opened.cluster,
         sessions: &opened.sessions,
     };
-    deliver(job, &engine, &to, &delivery, &mut clock)
+    deliver(job, &engine, &to, &mut delivery, &mut clock)
         .await
         .map(|outcome| vec![outcome])
 }

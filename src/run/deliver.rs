@@ -11,7 +11,7 @@ use super::{LoadRequest, allow, find, manifests, warn_about_latest};
 use crate::cluster::Cluster;
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, ImageRecord};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
 use crate::job::Job;
 use crate::load::{self, Load};
@@ -24,7 +24,7 @@ use crate::source::Source;
 pub(super) struct Delivery<'a> {
     pub name: &'a Reference,
     pub naming: Naming,
-    pub record: &'a ImageRecord,
+    pub record: ImageRecord,
 }
 
 /// Where an image goes.
@@ -43,50 +43,106 @@ impl Source for NoLayers {
     }
 }
 
+/// How often an image may be replaced in the engine while it is being loaded.
+const TRIES: usize = 3;
+
 /// Puts an image of an engine onto every node. What all nodes have is not exported.
+///
+/// Where somebody builds the same name meanwhile and the engine drops this image for it, the
+/// later one is loaded, and the delivery's record is that one's.
 pub(super) async fn deliver(
     job: &Job,
     engine: &Engine,
     to: &Destination<'_>,
-    delivery: &Delivery<'_>,
+    delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let record = delivery.record;
-    let finish = |image: Arc<Image>, source| {
-        let names = delivery
-            .naming
-            .names(delivery.name, &record.id, &image.id())?;
-        Ok::<_, Error>(Load {
-            title: delivery.name.familiar(),
-            image,
-            source,
-            names,
-        })
-    };
-    if let Some(image) = job.cancel.unless(on_all(to.sessions, record)).await? {
-        job.step(|| {
-            format!(
-                "every node has the layers of {}: nothing is exported",
-                image.id()
-            )
-        });
-        let load = finish(image, Arc::new(NoLayers))?;
+    if let Some(load) = on_hand(job, to, delivery).await? {
+        job.step(|| format!("every node has the layers of {}", load.image.id()));
         match load::load(job, to.cluster, to.sessions, &load, clock).await {
             // Something on a node was collected since we looked: send it after all.
-            Err(e) if matches!(e.kind(), ErrorKind::Load) => {
-                job.report
-                    .event(&Event::Step(&format!("trying again with an export: {e}")));
+            Err(e) if e.kind() == ErrorKind::Load && !job.cancel.is_cancelled() => {
+                job.step(|| format!("trying again with everything: {}", one_line(&e)));
             }
             other => return other,
         }
     }
     let began = Instant::now();
-    job.step(|| format!("saving {} out of {}", record.id, engine.describe()));
-    let exported = engine.export(record.id.0.as_str(), &record.platform, job);
-    let (image, source) = job.cancel.unless(exported).await?;
+    let (image, source) = export(job, engine, delivery).await?;
     clock.end("export", began);
-    let load = finish(image, source)?;
+    let load = delivery.load(image, source)?;
     load::load(job, to.cluster, to.sessions, &load, clock).await
+}
+
+/// Exports the image, or the one that has taken its name.
+async fn export(
+    job: &Job,
+    engine: &Engine,
+    delivery: &mut Delivery<'_>,
+) -> Result<(Arc<Image>, Arc<dyn Source>)> {
+    let name = delivery.name.to_string();
+    for _ in 0..TRIES {
+        let record = &delivery.record;
+        job.step(|| format!("saving {} out of {}", record.id, engine.describe()));
+        let exported = engine.export(record.id.0.as_str(), &record.platform, job);
+        let failure = match job.cancel.unless(exported).await {
+            Err(e) if !job.cancel.is_cancelled() => e,
+            other => return other,
+        };
+        // Docker's containerd store drops an image at once when its only name is taken.
+        let looked = engine.inspect(record.id.0.as_str());
+        if job.cancel.unless(looked).await?.is_some() {
+            return Err(failure);
+        }
+        match job.cancel.unless(engine.inspect(&name)).await? {
+            Some(later) => delivery.record = later,
+            None => return Err(failure),
+        }
+        job.report.event(&Event::Warning {
+            message: &format!(
+                "{} was built again while this was going on: loading the later image",
+                delivery.name.familiar()
+            ),
+            hint: None,
+        });
+    }
+    Err(Error::new(
+        ErrorKind::Image,
+        format!(
+            "{} is replaced in {} all the time",
+            delivery.name.familiar(),
+            engine.describe()
+        ),
+    )
+    .hint("let one build of a name end before the next begins"))
+}
+
+/// Returns what to load, if every node has the layers: then the engine need not export.
+async fn on_hand(job: &Job, to: &Destination<'_>, delivery: &Delivery<'_>) -> Result<Option<Load>> {
+    let image = job
+        .cancel
+        .unless(on_all(to.sessions, &delivery.record))
+        .await?;
+    image
+        .map(|image| delivery.load(image, Arc::new(NoLayers)))
+        .transpose()
+}
+
+impl Delivery<'_> {
+    fn load(&self, image: Arc<Image>, source: Arc<dyn Source>) -> Result<Load> {
+        let names = self.naming.names(self.name, &self.record.id, &image.id())?;
+        // With a ref file the image has no other name than the one made of its content.
+        let title = match (self.naming, names.as_slice()) {
+            (Naming::Content, [content]) => content.familiar(),
+            _ => self.name.familiar(),
+        };
+        Ok(Load {
+            title,
+            image,
+            source,
+            names,
+        })
+    }
 }
 
 /// Returns an image that every node has unpacked, with the manifest that a node has for it.
@@ -151,8 +207,8 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
         }
     }
     let mut outcomes = Vec::new();
-    for (subject, record) in &found {
-        let delivery = Delivery {
+    for (subject, record) in found {
+        let mut delivery = Delivery {
             name: &subject.name,
             naming: subject.naming,
             record,
@@ -161,7 +217,7 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
             cluster: &cluster,
             sessions: &sessions,
         };
-        outcomes.push(deliver(job, &engine, &to, &delivery, &mut clock).await?);
+        outcomes.push(deliver(job, &engine, &to, &mut delivery, &mut clock).await?);
     }
     Ok(outcomes)
 }

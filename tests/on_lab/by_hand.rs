@@ -178,7 +178,7 @@ fn short_names_get_their_full_form() {
         .says(&format!("warning: {short}"))
         .says("imagePullPolicy");
     let full = format!("docker.io/library/{short}:latest");
-    lab::proven(&lab::dev(), &[full.clone()]);
+    lab::proven(&lab::dev(), std::slice::from_ref(&full));
     lab::docker(&["image", "rm", &short]);
     lab::on_each(&lab::dev(), |node| {
         lab::exec(node, &["crictl", "rmi", &full]).expect(0)

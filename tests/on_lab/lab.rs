@@ -81,17 +81,25 @@ fn find_lab() -> Result<Lab, String> {
 }
 
 fn in_lab(lab: &Lab, program: &str) -> Command {
-    // The path of the lab counts, not ours.
-    let found = std::env::split_paths(&lab.vars["PATH"])
-        .map(|folder| folder.join(program))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| program.into());
-    let mut command = run::command(found);
+    let mut command = run::command(find(lab, program));
     command
         .envs(&lab.vars)
         .env("HOME", lab.home.path())
         .env("XDG_RUNTIME_DIR", lab.home.path());
     command
+}
+
+/// The path of the lab counts, not ours.
+fn find(lab: &Lab, program: &str) -> PathBuf {
+    std::env::split_paths(&lab.vars["PATH"])
+        .map(|folder| folder.join(program))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| program.into())
+}
+
+/// Returns where a program of the lab lies.
+pub fn find_program(name: &str) -> PathBuf {
+    find(lab(), name)
 }
 
 /// A program in the lab's environment.

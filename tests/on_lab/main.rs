@@ -5,6 +5,7 @@
 
 mod engines;
 mod lab;
+mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
@@ -13,6 +14,8 @@ mod choose;
 mod loader;
 mod matrix;
 mod output;
+mod peers;
+mod push;
 mod signals;
 mod skaffold;
 mod tilt;

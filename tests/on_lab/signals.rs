@@ -139,7 +139,7 @@ fn stopped_in_the_middle_of_a_build() {
 /// Starts a load of much, over an old image, and waits until a blob is on its way.
 #[track_caller]
 fn in_a_load(app: &App, cluster: &Cluster) -> (Running, BTreeSet<i32>) {
-    app.random("app.bin", 100_000_000);
+    app.random("app.bin", 60_000_000);
     let running = run::start(&mut app.build("dev", &cluster.name));
     lab::wait_for_transfer(&cluster.nodes[0]);
     let children = descendants(running.pid());

@@ -7,7 +7,7 @@ use crate::run;
 fn the_same_content_keeps_its_name_and_other_content_gets_another() {
     let app = App::new("reffile");
     let file = app.path("ref");
-    let mut build = || {
+    let build = || {
         let mut kindlift = lab::kindlift();
         kindlift.current_dir(app.folder()).args([
             "build",
@@ -19,8 +19,10 @@ fn the_same_content_keeps_its_name_and_other_content_gets_another() {
             "ref",
             ".",
         ]);
-        run::run(&mut kindlift).expect(0);
-        std::fs::read_to_string(&file).unwrap().trim().to_owned()
+        let run = run::run(&mut kindlift).expect(0);
+        let name = std::fs::read_to_string(&file).unwrap().trim().to_owned();
+        run.says(&format!("{name} "));
+        name
     };
     let first = build();
     assert_eq!(build(), first, "unchanged pods would roll");

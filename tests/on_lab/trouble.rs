@@ -96,7 +96,7 @@ fn a_node_that_is_paused_in_the_middle() {
     let before = Before::of(&cluster);
 
     let worker = cluster.worker();
-    app.random("app.bin", 120_000_000);
+    app.random("app.bin", 100_000_000);
     let mut kindlift = app.build("dev", &cluster.name);
     let running = run::start(kindlift.args(["--stall-timeout", "2"]));
     lab::wait_for_transfer(worker);
@@ -242,4 +242,236 @@ fn a_foreign_architecture_is_refused_unless_allowed() {
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
     let shown = lab::crictl("dev-worker", &app.on_node("dev")).unwrap();
     assert_eq!(shown.architecture, foreign());
+}
+
+/// Moves a program of a node away for as long as this lives.
+struct Without<'a> {
+    node: &'a str,
+    program: &'a str,
+}
+
+impl<'a> Without<'a> {
+    fn new(node: &'a str, program: &'a str) -> Self {
+        lab::exec(node, &["mv", program, &format!("{program}.away")]).expect(0);
+        Self { node, program }
+    }
+}
+
+impl Drop for Without<'_> {
+    fn drop(&mut self) {
+        let away = format!("{}.away", self.program);
+        lab::exec(self.node, &["mv", &away, self.program]);
+    }
+}
+
+#[test]
+fn a_node_whose_crictl_does_not_confirm() {
+    let cluster = Cluster::new("unproven", 1, &[]);
+    let app = App::new("unproven");
+    let names = [app.on_node("dev")];
+    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    let old = lab::proven(&cluster.nodes, &names);
+    app.random("app.bin", 1_000);
+    let worker = cluster.worker();
+
+    let crictl = Without::new(worker, "/usr/local/bin/crictl");
+    let run = run::run(&mut app.build("dev", &cluster.name)).expect(8);
+    let error = run.stderr.split("error: ").nth(1).unwrap_or_default();
+    assert!(error.contains(worker) && error.contains("crictl"), "{run}");
+    drop(crictl);
+
+    // What cannot be proven on one node is taken back on all.
+    assert_eq!(lab::proven(&cluster.nodes, &names), old);
+    for node in &cluster.nodes {
+        assert_eq!(lab::leases(node), [].into(), "{node}");
+    }
+    // A name that was not there before is not there after.
+    let crictl = Without::new(worker, "/usr/local/bin/crictl");
+    run::run(&mut app.build("new", &cluster.name)).expect(8);
+    drop(crictl);
+    for node in &cluster.nodes {
+        assert_eq!(app.names_on(node), names.clone().into(), "{node}");
+        assert_eq!(lab::crictl(node, &app.on_node("new")), None, "{node}");
+    }
+}
+
+#[test]
+fn a_node_without_perl() {
+    let cluster = Cluster::new("perl", 0, &[]);
+    let before = Before::of(&cluster);
+    let app = App::new("perl");
+    let node = &cluster.nodes[0];
+    let _perl = Without::new(node, "/usr/bin/perl");
+    run::run(&mut app.build("dev", &cluster.name))
+        .expect(5)
+        .says(&format!(
+            "error: cannot reach containerd on node {node}: it has no perl\n"
+        ))
+        .says("  hint: kindlift needs perl in the node image");
+    before.is_now();
+    app.is_nowhere(&cluster.nodes);
+}
+
+#[test]
+fn a_node_whose_containerd_hangs_or_is_gone() {
+    let cluster = Cluster::new("hangs", 1, &[]);
+    let before = Before::of(&cluster);
+    let app = App::new("hangs");
+    let worker = cluster.worker();
+    // The container runs, so that only asking it tells.
+    lab::exec(worker, &["pkill", "-STOP", "-x", "containerd"]).expect(0);
+    let began = std::time::Instant::now();
+    let run = run::run(
+        app.build("dev", &cluster.name)
+            .args(["--stall-timeout", "2"]),
+    );
+    let took = began.elapsed();
+    lab::exec(worker, &["pkill", "-CONT", "-x", "containerd"]).expect(0);
+    assert!(run.code == 5 || run.code == 7, "{run}");
+    let error = run.stderr.split("error: ").nth(1).unwrap_or_default();
+    assert!(error.contains(worker), "{run}");
+    assert!(took < Duration::from_secs(60), "it took {took:?}");
+    before.is_now();
+
+    lab::exec(
+        worker,
+        &[
+            "mv",
+            "/run/containerd/containerd.sock",
+            "/run/containerd/away",
+        ],
+    )
+    .expect(0);
+    run::run(&mut app.build("dev", &cluster.name))
+        .expect(5)
+        .says(&format!(
+            "error: cannot reach containerd on node {worker}: "
+        ))
+        .says("cannot connect to /run/containerd/containerd.sock");
+    lab::exec(
+        worker,
+        &[
+            "mv",
+            "/run/containerd/away",
+            "/run/containerd/containerd.sock",
+        ],
+    )
+    .expect(0);
+    before.is_now();
+    app.is_nowhere(&cluster.nodes);
+}
+
+#[test]
+fn a_node_that_stops_in_the_middle() {
+    let cluster = Cluster::new("gone", 1, &[]);
+    let app = App::new("gone");
+    let names = [app.on_node("dev")];
+    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    let old = lab::proven(&cluster.nodes, &names);
+    let before = Before::of(&cluster);
+    let worker = cluster.worker();
+    app.random("app.bin", 100_000_000);
+    let running = run::start(&mut app.build("dev", &cluster.name));
+    lab::wait_for_transfer(worker);
+    lab::docker(&["kill", worker]);
+    running
+        .finish()
+        .expect(7)
+        .says(&format!("error: node {worker}: "));
+    assert_eq!(Node::of(&cluster.nodes[0]), before.nodes[0]);
+
+    lab::docker(&["start", worker]);
+    lab::exec(worker, &["lab-node-ready"]).expect(0);
+    assert_eq!(lab::proven(&cluster.nodes, &names), old);
+    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    assert_ne!(lab::proven(&cluster.nodes, &names), old);
+    for node in &cluster.nodes {
+        assert_eq!(lab::leases(node), [].into(), "{node}");
+        assert_eq!(Node::of(node).ingests, [].into(), "{node}");
+    }
+}
+
+#[test]
+fn an_image_that_is_listed_but_not_whole() {
+    let cluster = Cluster::new("torn", 1, &[]);
+    let app = App::new("torn");
+    let names = [app.on_node("dev")];
+    let pause = Node::of(cluster.worker()).snapshots;
+    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    let id = lab::proven(&cluster.nodes, &names);
+    // As an import leaves it that was killed: crictl lists it, but its layers are gone.
+    let worker = cluster.worker();
+    let script = "ctr -n k8s.io snapshots ls | awk 'NR > 1 {print $1}'";
+    run::wait_until("its snapshots are gone", Duration::from_secs(20), || {
+        let snapshots = lab::exec(worker, &["sh", "-c", script]).expect(0).stdout;
+        let ours: Vec<&str> = snapshots
+            .lines()
+            .filter(|key| !pause.contains(*key))
+            .collect();
+        for snapshot in &ours {
+            // Those with children refuse until these are gone.
+            lab::exec(
+                worker,
+                &["ctr", "-n", "k8s.io", "snapshots", "rm", snapshot],
+            );
+        }
+        ours.is_empty()
+    });
+    assert_eq!(lab::crictl(worker, &names[0]).unwrap().id, id);
+
+    let document = run::run(app.build("dev", &cluster.name).args(["--output", "json"])).expect(0);
+    let document = document.json();
+    let nodes = &document["images"][0]["nodes"];
+    assert_eq!(nodes[0]["result"], "present", "{document:#}");
+    assert_eq!(nodes[1]["result"], "loaded", "{document:#}");
+    assert_eq!(lab::proven(&cluster.nodes, &names), id);
+}
+
+#[test]
+fn two_runs_at_once_agree_on_every_node() {
+    let (one, other) = (App::new("race"), App::new("race"));
+    // The same name for different content.
+    let name = format!("{}:dev", one.name);
+    let build = |app: &App| {
+        let mut kindlift = lab::kindlift();
+        kindlift
+            .current_dir(app.folder())
+            .args(["build", "--tag", &name, "--cluster", "dev"]);
+        run::start(&mut kindlift)
+    };
+    for _ in 0..2 {
+        one.random("app.bin", 1_000);
+        other.random("app.bin", 1_000);
+        let runs = [build(&one), build(&other)];
+        let runs = runs.map(run::Running::finish);
+        // Also where the engine drops an image because the other build has taken its only name.
+        for run in runs {
+            run.expect(0);
+        }
+        lab::proven(&lab::dev(), &[one.on_node("dev")]);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_reaches_no_node() {
+    let cluster = Cluster::new("sense", 0, &[]);
+    let before = Before::of(&cluster);
+    let app = App::new("sense");
+    let run_with = |args: &[&str], vars: &[(&str, &str)]| {
+        let mut kindlift = app.skaffold("dev");
+        kindlift
+            .env("KIND_CLUSTER_NAME", &cluster.name)
+            .args(args)
+            .envs(vars.iter().copied());
+        run::run(&mut kindlift).expect(2)
+    };
+    run_with(&[], &[("IMAGE", "")]).says("IMAGE is not");
+    run_with(&[], &[("IMAGE", "mine:1")]).says("a variable exported in your shell shadows");
+    run_with(&["--file", "none"], &[]).says("there is no Dockerfile");
+    for name in ["my app:1", "'app':1", "-app:1"] {
+        let vars = [("IMAGE", name), ("IMAGE_REPO", ""), ("IMAGE_TAG", "")];
+        run_with(&[], &vars).says(&format!("`{name}` is not an image name: "));
+    }
+    before.is_now();
+    app.is_nowhere(&cluster.nodes);
 }

@@ -108,7 +108,7 @@ write_bin() {
   tree=$(engine_tree)
   mkdir -p "$state/bin" "$state/docker-config/cli-plugins"
   run="exec $(tree_loader)"
-  for name in docker kind kubectl crane umoci; do
+  for name in docker kind kubectl crane umoci docker-registry; do
     wrapper "$state/bin/$name" <<W
 #!/bin/sh
 $run --argv0 $name '$tree/usr/bin/$name' "\$@"

@@ -67,7 +67,7 @@ tls_flags() {
   printf -- "--tls%s=$(tls_dir)/server/%s\n" cacert ca.pem cert cert.pem key key.pem
 }
 
-remote_ssh() { "$state/remote/bin/ssh" -T "ssh://$(remote_address)" "$@" 2>>"$state/logs/remote" 9>&-; }
+remote_ssh() { "$state/remote/bin/ssh" -T "ssh://$(remote_address)" "$@" 2>"$state/remote/said" 9>&-; }
 
 remote_address() { printf 'root@127.0.0.1:%s' "$(<"$state/remote/port")"; }
 
@@ -127,7 +127,8 @@ W
     sh -c 'mkdir /run/sshd && exec /usr/sbin/sshd -D -e -f /etc/ssh/lab_sshd_config'
   local launcher=$!
   until_true 30 remote_answers_or_died "$launcher" || true
-  remote_answers || die_with "$state/logs/remote" "sshd did not come up, or its sessions do not find the engine"
+  remote_answers || die_with "$state/logs/remote" \
+    "sshd did not come up, or its sessions do not find the engine: $(<"$dir/said")"
   say "remote: sshd is up in $((SECONDS - began)) s"
 }
 
