@@ -14,6 +14,9 @@ use crate::report::{Event, Report};
 /// How long nothing may move before a step is given up, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long the engine may say nothing while it works, unless told otherwise.
+pub const SILENCE: Duration = Duration::from_secs(1800);
+
 /// One run of kindlift.
 #[derive(Clone)]
 pub struct Job {
@@ -25,6 +28,8 @@ pub struct Job {
     pub cancel: Cancel,
     /// How long nothing may move.
     pub patience: Duration,
+    /// How long the engine may say nothing while it builds, pushes, pulls or saves.
+    pub silence: Duration,
 }
 
 impl Job {

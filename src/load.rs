@@ -3,9 +3,10 @@
 //! No name changes anywhere before every node holds the complete, unpacked image. When naming or
 //! the proof fails on one node, the former targets come back on all of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -124,17 +125,50 @@ pub async fn load(
     };
     // After a failure the collection is waited for: nothing staged shall be left.
     let failed = done.is_err();
-    let ends = parts
-        .iter()
-        .map(|part| part.lease.end(&part.session, failed));
+    let ends = parts.iter().map(|part| async {
+        let lease = &part.lease;
+        if failed {
+            let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
+            insist(&part.session, job.patience, end).await
+        } else {
+            Ok(lease.end(&part.session, false).await?)
+        }
+    });
     for (part, ended) in parts.iter().zip(join_all(ends).await) {
-        if let Err(failure) = ended {
+        if let Err(e) = ended {
             // The lease expires by itself, and the next run sweeps it.
             let node = &part.session.node().name;
-            tracing::warn!(%node, error = %failure.text, "the lease could not be ended");
+            job.report.event(&Event::Warning {
+                message: &format!(
+                    "node {node}: what was staged there could not be let go: {}",
+                    one_line(&e)
+                ),
+                hint: Some("the next run removes it"),
+            });
         }
     }
     done
+}
+
+/// Does what must not be left undone on a node; over a new session, where the old one is lost. A
+/// containerd that was restarted answers again within a second, and its leases are still there.
+async fn insist(
+    old: &Session,
+    patience: Duration,
+    act: impl AsyncFn(&Session) -> Result<()>,
+) -> Result<()> {
+    let Err(mut last) = act(old).await else {
+        return Ok(());
+    };
+    let until = Instant::now() + patience;
+    while Instant::now() < until {
+        match Session::open(old.node(), patience).await {
+            Ok(session) => return act(&session).await,
+            Err(e) => last = e,
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Err(last)
 }
 
 /// Makes a lease on every node. The leases that were made are returned with the first error.
@@ -207,9 +241,11 @@ async fn transaction(
 
 async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
     let inventories = try_join_all(parts.iter().map(|part| async {
-        lease::sweep(&part.session).await?;
+        // Others' leftovers are no reason to fail; a node that is lost shows itself below.
+        if let Err(e) = lease::sweep(&part.session).await {
+            tracing::warn!(node = %part.session.node().name, error = %one_line(&e), "sweep");
+        }
         let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
-        enough_space(&part.session, &load.image, &inventory)?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(
@@ -224,6 +260,7 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
         Ok::<_, Error>(inventory)
     }))
     .await?;
+    enough_space(parts, load, &inventories).await?;
     try_join_all(parts.iter().zip(&inventories).map(|(part, inventory)| {
         stage::stage(
             &part.session,
@@ -237,24 +274,41 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
     .await
 }
 
-fn enough_space(session: &Session, image: &Image, inventory: &Inventory) -> Result<()> {
-    let needed = stage::space_needed(image, inventory);
-    match session.facts().free {
-        Some(free) if free < needed => Err(Error::new(
+/// Refuses a load for which a disk is too small. The nodes of one host often share a disk: what
+/// they need is added up.
+async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) -> Result<()> {
+    let mut needed: HashMap<&str, u64> = HashMap::new();
+    for (part, inventory) in parts.iter().zip(inventories) {
+        let disk = part.session.facts().disk.as_str();
+        *needed.entry(disk).or_default() += stage::space_needed(&load.image, inventory);
+    }
+    for part in parts {
+        let needed = needed[part.session.facts().disk.as_str()];
+        let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
+        if enough(part.session.facts().free) {
+            continue;
+        }
+        // What was free when the session opened may be more by now: a sweep came between.
+        let free = part.session.node().free_space().await?;
+        if enough(free) {
+            continue;
+        }
+        let node = part.session.node();
+        return Err(Error::new(
             ErrorKind::Load,
             format!(
                 "node {} has too little disk: {} MB free, the image needs at least {} MB",
-                session.node().name,
-                free / 1_000_000,
+                node.name,
+                free.unwrap_or_default() / 1_000_000,
                 needed.div_ceil(1_000_000)
             ),
         )
         .hint(format!(
             "make room on the node, e.g. `{}`",
-            session.node().exec_hint("crictl rmi --prune")
-        ))),
-        _ => Ok(()),
+            node.exec_hint("crictl rmi --prune")
+        )));
     }
+    Ok(())
 }
 
 async fn name_all(parts: &[Part], load: &Load) -> Vec<(Vec<Former>, Result<()>)> {
@@ -295,10 +349,10 @@ async fn take_back(
 ) -> Error {
     job.report
         .event(&Event::Step("giving the nodes their former names back"));
-    let restored = parts
-        .iter()
-        .zip(formers)
-        .map(|(part, formers)| name::restore(&part.session, &load.image, formers));
+    let restored = parts.iter().zip(formers).map(|(part, formers)| {
+        let restore = async |session: &Session| name::restore(session, &load.image, formers).await;
+        insist(&part.session, job.patience, restore)
+    });
     let left: Vec<String> = parts
         .iter()
         .zip(join_all(restored).await)

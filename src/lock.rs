@@ -1,4 +1,4 @@
-//! One lock per provider and cluster on this host: naming and proof are done one run at a time,
+//! One lock per user and cluster on this host: naming and proof are done one run at a time,
 //! so that of two loads of one tag the later wins on every node.
 
 use std::fs::{File, TryLockError};
@@ -64,13 +64,16 @@ impl ClusterLock {
 /// by Skaffold, by Tilt and by hand must meet.
 fn path(cluster: &Cluster) -> std::io::Result<PathBuf> {
     let user = rustix::process::getuid().as_raw();
-    let runtime = PathBuf::from(format!("/run/user/{user}"));
-    let folder = if runtime.is_dir() {
-        runtime.join("kindlift")
-    } else {
-        PathBuf::from(format!("/tmp/kindlift-{user}"))
+    let runtime = PathBuf::from(format!("/run/user/{user}/kindlift"));
+    let folder = match own(&runtime, user) {
+        Ok(()) => runtime,
+        // Without a login session, or in a sandbox.
+        Err(_) => {
+            let folder = PathBuf::from(format!("/tmp/kindlift-{user}"));
+            own(&folder, user)?;
+            folder
+        }
     };
-    own(&folder, user)?;
     // The control plane's container ID tells clusters of the same name apart.
     let id = cluster.nodes.first().map_or("none", |node| &node.id);
     Ok(folder.join(format!("{}-{id:.12}.lock", cluster.name)))

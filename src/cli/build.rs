@@ -36,7 +36,7 @@ pub struct Build {
     #[arg(long, value_name = "default|ID=…")]
     ssh: Vec<String>,
     /// Build for this platform [default: the nodes']
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = platform)]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = super::platform)]
     platform: Option<Platform>,
     /// Push to the registry instead of loading
     #[arg(long)]
@@ -54,11 +54,6 @@ pub struct Build {
     /// Flags for the engine's build
     #[arg(last = true, value_name = "FLAG")]
     flags: Vec<String>,
-}
-
-fn platform(text: &str) -> Result<Platform, String> {
-    text.parse()
-        .map_err(|e: Error| e.next_step().unwrap_or("unknown platform").to_owned())
 }
 
 impl Build {

@@ -2,21 +2,30 @@
 
 use clap::Args;
 use kindlift::error::Error;
+use kindlift::image::Platform;
 use kindlift::job::Job;
 use kindlift::report::Outcome;
 use kindlift::run::{self, LoadRequest};
 
 use super::{EngineArg, Place};
 
-/// Load images that an engine has into every node, and prove them with crictl
+/// Load images that an engine or an archive has into every node, and prove them with crictl
 ///
 /// Without arguments, under Skaffold or Tilt: the image that the environment names, under every
 /// name that `build` would give it. So any builder can be followed by `exec kindlift load`.
 #[derive(Args)]
 pub struct Load {
-    /// The images; docker://NAME is pulled where the engine does not have it
+    /// The images: NAME, docker-daemon:NAME, containers-storage:NAME, docker://NAME (pulled where
+    /// the engine does not have it), oci-archive:FILE[:NAME], docker-archive:FILE[:NAME],
+    /// oci:FOLDER[:NAME], ./FILE.tar, or - for an archive on stdin
     #[arg(value_name = "IMAGE")]
     images: Vec<String>,
+    /// Load the image under this name instead of its own
+    #[arg(long = "as", value_name = "NAME[:TAG]")]
+    rename: Option<String>,
+    /// Load this platform of an archive [default: the nodes']
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = super::platform)]
+    platform: Option<Platform>,
     /// Load every image that these Kubernetes manifests name and the engine has (- for stdin)
     #[arg(long, value_name = "FILE|-")]
     from: Vec<String>,
@@ -34,6 +43,8 @@ impl Load {
     pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
         let request = LoadRequest {
             images: self.images.clone(),
+            rename: self.rename.clone(),
+            platform: self.platform.clone(),
             from: self.from.clone(),
             pull: self.pull,
             engine: self.engine.kind(),

@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use kindlift::engine::EngineKind;
 use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
-use kindlift::job::{Cancel, Job};
+use kindlift::image::Platform;
+use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::Where;
 
@@ -46,13 +47,19 @@ struct Global {
     /// Tell each step
     #[arg(short, long, global = true)]
     verbose: bool,
-    /// Tell errors only
+    /// Tell errors only, and what the build says
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Give a step up when nothing has moved for this long, in seconds
-    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = 15,
+    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
     stall_timeout: u64,
+    /// Give the engine up when its build, push, pull or save has said nothing for this long, in
+    /// seconds
+    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_SILENCE_TIMEOUT",
+          default_value_t = SILENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86400), global = true)]
+    silence_timeout: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,7 +99,7 @@ struct Place {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     /// The kube context whose cluster to use
-    #[arg(long, value_name = "CONTEXT")]
+    #[arg(long, value_name = "CONTEXT", conflicts_with = "cluster")]
     kube_context: Option<String>,
     /// Load only these nodes
     #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
@@ -111,6 +118,11 @@ impl Place {
             allow_foreign_platform: self.allow_foreign_platform,
         }
     }
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    text.parse()
+        .map_err(|e: Error| e.next_step().unwrap_or("unknown platform").to_owned())
 }
 
 /// Parses, runs, reports.
@@ -176,6 +188,7 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
         report,
         cancel: Cancel::default(),
         patience: Duration::from_secs(cli.global.stall_timeout),
+        silence: Duration::from_secs(cli.global.silence_timeout),
     };
     let result = runtime.block_on(async {
         let _listening = listen(&job.cancel)?;

@@ -5,6 +5,9 @@
 //! is. A context and `KIND_CLUSTER_NAME` that disagree are an error.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesOrdered, StreamExt};
 
 use super::kubeconfig::Context;
 use super::{Cluster, Provider, ProviderKind};
@@ -30,35 +33,40 @@ fn no_cluster(why: impl Into<String>) -> Error {
 
 /// Looks for clusters and picks the wanted one.
 ///
-/// Providers are asked in Kind's own order (Docker first), and no further than needed: a cluster
-/// that was named, or that the kube context points at, is taken where it is found.
+/// All providers are asked at once; their answers count in Kind's own order (Docker first).
 ///
 /// # Errors
 /// Cluster error, telling what was looked for, where, and what is there.
 pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
     let fixed = ProviderKind::from_env(env)?;
-    let is_named = wanted.name.is_some() || wanted.context.is_some() || wanted.kind_env.is_some();
+    let places: Vec<Arc<Provider>> = ProviderKind::ALL
+        .into_iter()
+        .filter(|kind| fixed.is_none_or(|fixed| fixed == *kind))
+        .flat_map(|kind| Provider::candidates(kind, env))
+        .collect();
+    let mut looks: FuturesOrdered<_> = places
+        .iter()
+        .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
+        .collect();
+    // The address of a context's server confirms its cluster; a bare name may exist under two
+    // providers, so that all must have answered.
+    let confirmed = wanted.name.is_none() && wanted.context.is_some();
     let mut found: Vec<Cluster> = Vec::new();
     let mut failures = Vec::new();
-    for kind in ProviderKind::ALL {
-        if fixed.is_some_and(|fixed| fixed != kind) {
-            continue;
-        }
-        for provider in Provider::candidates(kind, env) {
-            match provider.clusters().await {
-                // One engine may answer at two places.
-                Ok(clusters) => {
-                    for cluster in clusters {
-                        if !found.iter().any(|other| other.same_nodes(&cluster)) {
-                            found.push(cluster);
-                        }
+    while let Some((place, answer)) = looks.next().await {
+        match answer {
+            // One engine may answer at two places.
+            Ok(clusters) => {
+                for cluster in clusters {
+                    if !found.iter().any(|other| other.same_nodes(&cluster)) {
+                        found.push(cluster);
                     }
                 }
-                Err(e) => failures.push((provider.endpoint(), e)),
             }
-            if is_named && let Ok(cluster) = pick(wanted, &found) {
-                return Ok(cluster);
-            }
+            Err(e) => failures.push((place, e)),
+        }
+        if confirmed && let Ok(cluster) = pick(wanted, &found) {
+            return Ok(cluster);
         }
     }
     pick(wanted, &found).map_err(|e| tell_failures(e, &failures))
@@ -179,19 +187,23 @@ fn of_context(context: &Context, found: &[Cluster]) -> Result<Option<Cluster>> {
         return Ok(None);
     };
     let cluster = named(name, &format!("kube context {}", context.name), found)?;
-    let published: Vec<String> = cluster
+    let published: Vec<&(String, u16)> = cluster
         .endpoints
         .iter()
         .filter(|(host, _)| local(host))
-        .map(|(host, port)| format!("{host}:{port}"))
         .collect();
     match endpoint {
         // The names agree, but the address is that of no local cluster: loading into the one
         // that happens to have the same name would be a guess.
-        Some((host, port)) if local(&host) && !published.is_empty() => Err(no_cluster(format!(
+        // Another name for this host has the same published port.
+        Some((host, port)) if !published.is_empty() && !published.iter().any(|(_, at)| *at == port) => Err(no_cluster(format!(
             "kube context {} points at {host}:{port}, but the Kind cluster {name} answers at {}",
             context.name,
-            published.join(", ")
+            published
+                .iter()
+                .map(|(host, port)| format!("{host}:{port}"))
+                .collect::<Vec<_>>()
+                .join(", ")
         ))
         .hint(format!(
             "renew the context with `kind export kubeconfig --name {name}`, or say --cluster {name}"
@@ -264,6 +276,22 @@ mod tests {
         };
         let error = pick(&wanted, &clusters(&[("a", 4001)])).unwrap_err();
         assert!(error.to_string().contains("127.0.0.1:4001"), "{error}");
+    }
+
+    #[test]
+    fn a_context_of_another_machine_is_not_the_local_cluster_of_that_name() {
+        let wanted = Wanted {
+            context: context("kind-a", "https://10.1.2.3:6443"),
+            in_loop: true,
+            ..Wanted::default()
+        };
+        assert!(pick(&wanted, &clusters(&[("a", 4001)])).is_err());
+        // Another name for this host, with the port that the cluster publishes.
+        let wanted = Wanted {
+            context: context("kind-a", "https://docker:4001"),
+            ..wanted
+        };
+        assert_eq!(pick(&wanted, &clusters(&[("a", 4001)])).unwrap().name, "a");
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod provider;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -16,6 +17,7 @@ pub use choose::{Wanted, choose};
 pub use provider::{Provider, ProviderKind};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::process;
 
 /// Label that names a node's cluster.
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
@@ -53,6 +55,23 @@ impl Node {
         let mut command = self.provider.command();
         command.args(["exec", "-i", &self.id]).args(args);
         command
+    }
+
+    /// Asks how many bytes are free where the node's containerd stores. None, if `df` does not
+    /// tell.
+    ///
+    /// # Errors
+    /// Cluster error, if the node does not answer.
+    pub async fn free_space(&self) -> Result<Option<u64>> {
+        let df = self.exec(&["df", "-Pk", "/var/lib/containerd"]);
+        let output = process::run(df, ErrorKind::Cluster, Duration::from_secs(30)).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let row = text.lines().nth(1).unwrap_or_default();
+        let kilobytes = row
+            .split_whitespace()
+            .nth(3)
+            .and_then(|n| n.parse::<u64>().ok());
+        Ok(kilobytes.map(|n| n * 1024))
     }
 
     /// Returns the command line with which a user runs something in the node.

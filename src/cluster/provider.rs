@@ -14,7 +14,7 @@ use super::{CLUSTER_LABEL, Cluster, State, group};
 use crate::engine::context;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::process::{self, Orphan};
+use crate::process::{self, Finished, Orphan};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -130,7 +130,15 @@ impl Provider {
         }
         let mut inspect = self.command();
         inspect.args(["inspect", "--type", "container"]).args(&ids);
-        let output = self.output(inspect).await?;
+        let finished = self.run(inspect).await?;
+        // Some node of some cluster may be removed between the list and the look. Then the
+        // command fails, but still prints the others.
+        let vanished = finished.stderr.to_lowercase().contains("no such");
+        let output = if vanished && finished.stdout.starts_with(b"[") {
+            finished.stdout
+        } else {
+            finished.success(ErrorKind::Cluster)?
+        };
         let inspected: Vec<Inspected> = serde_json::from_slice(&output).map_err(|e| {
             Error::new(
                 ErrorKind::Cluster,
@@ -142,10 +150,13 @@ impl Provider {
     }
 
     async fn output(&self, command: Command) -> Result<Vec<u8>> {
+        self.run(command).await?.success(ErrorKind::Cluster)
+    }
+
+    async fn run(&self, command: Command) -> Result<Finished> {
         process::run(command, ErrorKind::Cluster, DEADLINE)
             .await
-            .map_err(|e| e.with_kind(ErrorKind::Cluster))?
-            .success(ErrorKind::Cluster)
+            .map_err(|e| e.with_kind(ErrorKind::Cluster))
     }
 }
 

@@ -60,11 +60,11 @@ pub fn content_name(image: &Reference, id: &ImageId) -> Result<Reference> {
 /// Writes the ref file whole or not at all.
 ///
 /// # Errors
-/// Load error, naming the file.
+/// Internal error, naming the file; the image is on every node all the same.
 pub fn write_ref_file(path: &Path, name: &Reference) -> Result<()> {
     let failed = |e: std::io::Error| {
         Error::new(
-            ErrorKind::Load,
+            ErrorKind::Internal,
             format!("cannot write the ref file {}", path.display()),
         )
         .because(e)

@@ -1,9 +1,10 @@
 //! Running an engine's command line: output that the user wants to see, and output that goes to
 //! a file.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -13,16 +14,19 @@ use crate::job::Job;
 use crate::process;
 use crate::report::Event;
 
-/// How long a save may write nothing: overlay2 stores copy all layers before the first byte.
-const SILENCE: Duration = Duration::from_secs(180);
-
 /// Runs a command whose output the user wants to see, on stderr. `what` is `build`, `push`, …
 ///
 /// # Errors
-/// Build error, or interrupted; the command has ended then.
-pub async fn run_visible(mut command: Command, job: &Job, what: &str) -> Result<()> {
+/// An error of the given kind, or interrupted; the command has ended then.
+pub async fn run_visible(
+    mut command: Command,
+    job: &Job,
+    kind: ErrorKind,
+    what: &str,
+) -> Result<()> {
     let shown = process::display(&command);
-    if job.report.owns_terminal() {
+    let watched = job.report.owns_terminal();
+    if watched {
         command
             .stdout(Stdio::from(std::io::stderr()))
             .stderr(Stdio::inherit());
@@ -30,38 +34,64 @@ pub async fn run_visible(mut command: Command, job: &Job, what: &str) -> Result<
     let mut child = process::spawn(&mut command)?;
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
+    let heard = Cell::new(Instant::now());
     let ended = async {
-        let (_, _, status) = tokio::join!(pass(stdout, job), pass(stderr, job), child.wait());
+        let (_, _, status) = tokio::join!(
+            pass(stdout, job, &heard),
+            pass(stderr, job, &heard),
+            child.wait()
+        );
         status
+    };
+    let silent = async {
+        if watched {
+            // Whoever looks at the terminal decides.
+            std::future::pending::<()>().await;
+        }
+        while heard.get().elapsed() < job.silence {
+            tokio::time::sleep(job.silence.saturating_sub(heard.get().elapsed())).await;
+        }
     };
     let status = tokio::select! {
         status = ended => status.map_err(|e| {
-            Error::new(ErrorKind::Build, format!("lost track of `{shown}`")).because(e)
+            Error::new(kind, format!("lost track of `{shown}`")).because(e)
         })?,
         () = job.cancel.cancelled() => {
             process::end_gently(&mut child).await;
             return Err(job.cancel.error());
         }
+        () = silent => {
+            process::end_gently(&mut child).await;
+            return Err(stalled(kind, &shown, what, job.silence));
+        }
     };
     if status.success() {
         return Ok(());
     }
-    Err(
-        Error::new(ErrorKind::Build, format!("the {what} failed ({status})"))
-            .because(format!("`{shown}`"))
-            .hint(format!(
-                "the engine's own messages are above; nothing was loaded after the failed {what}"
-            )),
-    )
+    Err(Error::new(kind, format!("the {what} failed ({status})"))
+        .because(format!("`{shown}`"))
+        .hint(format!(
+            "the engine's own messages are above; nothing was loaded after the failed {what}"
+        )))
 }
 
-async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job) {
+fn stalled(kind: ErrorKind, shown: &str, what: &str, silence: Duration) -> Error {
+    Error::new(
+        kind,
+        format!("the {what} has said nothing for {} s", silence.as_secs()),
+    )
+    .because(format!("`{shown}`"))
+    .hint("give it longer with --silence-timeout")
+}
+
+async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job, heard: &Cell<Instant>) {
     let Some(mut stream) = stream else { return };
     let mut chunk = vec![0; 8192];
     while let Ok(n) = stream.read(&mut chunk).await {
         if n == 0 {
             return;
         }
+        heard.set(Instant::now());
         job.report.event(&Event::Build(&chunk[..n]));
     }
 }
@@ -70,19 +100,20 @@ async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job) {
 /// through us.
 ///
 /// # Errors
-/// Engine error with the tail of stderr, or that nothing was written for a long time.
-pub async fn spool(mut command: Command, file: &File) -> Result<()> {
+/// Image error with the tail of stderr, or that nothing was written for a long time.
+pub async fn spool(mut command: Command, file: &File, job: &Job) -> Result<()> {
     let shown = process::display(&command);
     let failed = |e: std::io::Error| {
-        Error::new(ErrorKind::Engine, format!("cannot spool `{shown}`")).because(e)
+        Error::new(ErrorKind::Image, format!("cannot spool `{shown}`")).because(e)
     };
     command.stdout(Stdio::from(file.try_clone().map_err(failed)?));
     let mut child = process::spawn(&mut command)?;
     let stderr = child.stderr.take().expect("stderr is piped");
-    let silence = async {
+    // overlay2 stores copy all layers before the first byte.
+    let silent = async {
         let mut size = 0;
         loop {
-            tokio::time::sleep(SILENCE).await;
+            tokio::time::sleep(job.silence).await;
             let now = file.metadata().map_or(0, |metadata| metadata.len());
             if now == size {
                 return;
@@ -97,11 +128,8 @@ pub async fn spool(mut command: Command, file: &File) -> Result<()> {
             if status.success() {
                 return Ok(());
             }
-            Err(process::failure(ErrorKind::Engine, &shown, status, &said))
+            Err(process::failure(ErrorKind::Image, &shown, status, &said))
         }
-        () = silence => Err(Error::new(
-            ErrorKind::Engine,
-            format!("`{shown}` has written nothing for {} s", SILENCE.as_secs()),
-        )),
+        () = silent => Err(stalled(ErrorKind::Image, &shown, "save", job.silence)),
     }
 }

@@ -142,7 +142,7 @@ impl Docker {
         };
         command.args(["--tag", &spec.name]);
         super::build_arguments(&mut command, spec);
-        run_visible(command, job, "build").await
+        run_visible(command, job, ErrorKind::Build, "build").await
     }
 
     /// Pushes an image to its registry.
@@ -151,7 +151,7 @@ impl Docker {
     /// Build error.
     pub async fn push(&self, name: &str, job: &Job) -> Result<()> {
         let command = self.command(&["image", "push", name], Orphan::Terminate);
-        run_visible(command, job, "push").await
+        run_visible(command, job, ErrorKind::Build, "push").await
     }
 
     /// Pulls an image from its registry.
@@ -161,7 +161,13 @@ impl Docker {
     pub async fn pull(&self, name: &Reference, platform: &Platform, job: &Job) -> Result<()> {
         let platform = platform.to_string();
         let args = ["image", "pull", "--platform", &platform, &name.to_string()];
-        run_visible(self.command(&args, Orphan::Kill), job, "pull").await
+        run_visible(
+            self.command(&args, Orphan::Kill),
+            job,
+            ErrorKind::Image,
+            "pull",
+        )
+        .await
     }
 
     /// Looks an image up.
@@ -239,13 +245,19 @@ impl Docker {
     ///
     /// # Errors
     /// Engine error, with what the docker command said.
-    pub async fn save(&self, name: &str, platform: &Platform, file: &File) -> Result<()> {
+    pub async fn save(
+        &self,
+        name: &str,
+        platform: &Platform,
+        file: &File,
+        job: &Job,
+    ) -> Result<()> {
         let version = self.api.client_version();
         let by_platform = (version.major_version, version.minor_version) >= EXPORT_PLATFORM;
         let text = platform.to_string();
         if by_platform {
             let command = self.command(&["image", "save", "--platform", &text, name], Orphan::Kill);
-            match spool(command, file).await {
+            match spool(command, file, job).await {
                 // An older docker command before a newer engine.
                 Err(e)
                     if e.causes()
@@ -255,7 +267,7 @@ impl Docker {
             }
         }
         let command = self.command(&["image", "save", name], Orphan::Kill);
-        spool(command, file).await
+        spool(command, file, job).await
     }
 }
 
@@ -282,9 +294,7 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
         Some("--secret")
     } else if !spec.ssh.is_empty() {
         Some("--ssh")
-    } else if !spec.platforms.is_empty() {
-        Some("building for a platform")
-    } else if spec.push {
+    } else if spec.push || spec.platforms.len() > 1 {
         Some("building for several platforms")
     } else {
         None

@@ -20,11 +20,12 @@ use tokio::process::Command;
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::image::{DiffId, Digest, Image, ImageId, Platform, archive};
+use crate::image::archive::Archive;
+use crate::image::{DiffId, Digest, Image, ImageId, Platform};
 use crate::job::Job;
 use crate::reference::Reference;
 use crate::source::Source;
-use crate::source::spool::unlinked_file;
+use crate::source::spool::{FileBlobs, unlinked_file};
 
 /// What the engine calls an image's ID; Skaffold and Tilt make their tags of it.
 ///
@@ -228,8 +229,8 @@ impl Engine {
     ) -> Result<(Arc<Image>, Arc<dyn Source>)> {
         let file = unlinked_file(&job.env)?;
         match self {
-            Self::Docker(docker) => docker.save(name, platform, &file).await?,
-            Self::Podman(podman) => podman.save(name, &file).await?,
+            Self::Docker(docker) => docker.save(name, platform, &file, job).await?,
+            Self::Podman(podman) => podman.save(name, &file, job).await?,
         }
         let (image, blobs) = read(file, platform.clone()).await.map_err(|e| {
             e.within(format!(
@@ -279,8 +280,8 @@ fn build_arguments(command: &mut Command, spec: &BuildSpec) {
     command.args(&spec.flags).arg("--").arg(&spec.context);
 }
 
-async fn read(file: File, platform: Platform) -> Result<(Image, crate::source::spool::FileBlobs)> {
-    tokio::task::spawn_blocking(move || archive::read(Arc::new(file), &platform))
+async fn read(file: File, platform: Platform) -> Result<(Image, FileBlobs)> {
+    tokio::task::spawn_blocking(move || Archive::tar(Arc::new(file))?.read(None, &platform))
         .await
         .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
 }

@@ -121,16 +121,25 @@ impl Podman {
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
         let full = Reference::parse(&spec.name)?.to_string();
+        if spec.push {
+            // A build adds to a list of that name: what an earlier one put there would be pushed
+            // too, and pulled first.
+            let exists = self.command(&["manifest", "exists", &full], Orphan::Kill);
+            let exists = process::run(exists, ErrorKind::Engine, DEADLINE).await?;
+            if exists.status.success() {
+                self.output(&["manifest", "rm", &full]).await?;
+            }
+        }
         let mut command = self.command(&["build"], Orphan::Terminate);
         let name = if spec.push { "--manifest" } else { "--tag" };
         command.args([name, &full]);
         super::build_arguments(&mut command, spec);
-        run_visible(command, job, "build").await?;
+        run_visible(command, job, ErrorKind::Build, "build").await?;
         if spec.push {
             let mut push = self.command(&["manifest", "push", "--all"], Orphan::Terminate);
             plain_http_on_loopback(&mut push, &full);
             push.args([&full, &format!("docker://{full}")]);
-            run_visible(push, job, "push").await?;
+            run_visible(push, job, ErrorKind::Build, "push").await?;
         }
         Ok(())
     }
@@ -144,7 +153,7 @@ impl Podman {
         let mut command = self.command(&["push"], Orphan::Terminate);
         plain_http_on_loopback(&mut command, &full);
         command.arg(&full);
-        run_visible(command, job, "push").await
+        run_visible(command, job, ErrorKind::Build, "push").await
     }
 
     /// Pulls an image from its registry.
@@ -157,7 +166,7 @@ impl Podman {
             self.command(&["pull", "--platform", &platform.to_string()], Orphan::Kill);
         plain_http_on_loopback(&mut command, &full);
         command.arg(&full);
-        run_visible(command, job, "pull").await
+        run_visible(command, job, ErrorKind::Image, "pull").await
     }
 
     /// Looks an image up, under the kubelet's reading of its name, then under `localhost/`.
@@ -165,9 +174,11 @@ impl Podman {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
-        let Ok(reference) = Reference::parse(name) else {
+        // An ID would parse as a name: repository `sha256`, the hex digits as its tag.
+        if name.parse::<Digest>().is_ok() {
             return self.inspect_exactly(name).await;
-        };
+        }
+        let reference = Reference::parse(name)?;
         if let Some(record) = self.inspect_exactly(&reference.to_string()).await? {
             return Ok(Some(record));
         }
@@ -216,12 +227,12 @@ impl Podman {
     ///
     /// # Errors
     /// Engine error.
-    pub async fn save(&self, name: &str, file: &File) -> Result<()> {
+    pub async fn save(&self, name: &str, file: &File, job: &Job) -> Result<()> {
         let command = self.command(
             &["save", "--quiet", "--format", "docker-archive", name],
             Orphan::Kill,
         );
-        spool(command, file).await
+        spool(command, file, job).await
     }
 }
 

@@ -59,9 +59,11 @@ impl Platform {
     /// Tells whether a machine of this platform runs images of another without emulation:
     /// same system and architecture, and a variant that is no newer (arm/v7 runs arm/v6).
     pub fn runs(&self, image: &Platform) -> bool {
-        self.os == image.os
-            && self.architecture == image.architecture
-            && image.level() <= self.level()
+        // Every amd64 kernel of a distribution runs 32-bit programs; containerd takes that for
+        // granted too.
+        let same = self.architecture == image.architecture
+            || (self.architecture == "amd64" && image.architecture == "386");
+        self.os == image.os && same && image.level() <= self.level()
     }
 
     /// Orders images that [`Platform::runs`] accepts: the closest variant is best.
@@ -132,6 +134,8 @@ mod tests {
     fn newer_variants_run_older_ones() {
         assert!(platform("linux/arm/v7").runs(&platform("linux/arm/v6")));
         assert!(!platform("linux/arm/v6").runs(&platform("linux/arm/v7")));
+        assert!(platform("linux/amd64").runs(&platform("linux/386")));
+        assert!(!platform("linux/386").runs(&platform("linux/amd64")));
         assert!(!platform("linux/amd64").runs(&platform("linux/arm64")));
         assert!(!platform("linux/amd64").runs(&platform("linux/amd64/v3")));
         assert!(!platform("linux/amd64").runs(&platform("windows/amd64")));

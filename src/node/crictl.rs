@@ -13,7 +13,7 @@ use super::session::Session;
 use super::{cri, stage};
 use crate::cluster::Node;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Image;
+use crate::image::{Image, Platform};
 use crate::process;
 use crate::reference::Reference;
 
@@ -191,7 +191,9 @@ pub async fn confirm(
             return Err(unproven(format!("crictl does not list {full}")));
         }
     }
-    if shown.architecture != image.platform.architecture {
+    // The config's own word for it, e.g. x86_64.
+    let architecture = Platform::new(&image.platform.os, &shown.architecture, None).architecture;
+    if architecture != image.platform.architecture {
         return Err(unproven(format!(
             "crictl says its architecture is {}, not {}",
             shown.architecture, image.platform.architecture

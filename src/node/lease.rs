@@ -68,6 +68,9 @@ impl Owner {
         if self.machine != here.machine || here.started == 0 {
             return None;
         }
+        if started(self.pid).is_none() && is_hidden(self.pid) {
+            return None;
+        }
         Some(started(self.pid) != Some(self.started))
     }
 }
@@ -76,8 +79,20 @@ impl Owner {
 /// hold spaces.
 fn started(pid: u32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after = stat.rsplit_once(')')?.1;
-    after.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // A zombie has ended, whether anybody has taken note or not.
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// Tells whether a process lives that /proc hides from us, because it is another user's.
+fn is_hidden(pid: u32) -> bool {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::PERM))
 }
 
 /// A lease that this run made on one node.
@@ -234,6 +249,25 @@ mod tests {
             ..here.clone()
         };
         assert_eq!(older.is_dead(&here), Some(true));
+    }
+
+    #[test]
+    fn a_zombie_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let ended = || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit_once(')')
+                .unwrap()
+                .1
+                .trim_start()
+                .starts_with('Z')
+        };
+        while !ended() {
+            std::thread::yield_now();
+        }
+        assert_eq!(started(pid), None);
+        child.wait().unwrap();
     }
 
     #[test]

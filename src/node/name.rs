@@ -15,6 +15,7 @@ use containerd_client::types::Descriptor;
 
 use super::lease::Lease;
 use super::session::{Failure, Session};
+use super::stage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::reference::Reference;
@@ -50,6 +51,8 @@ pub async fn name(
     let records =
         std::iter::once(image.id().to_string()).chain(names.iter().map(Reference::to_string));
     let target = target(image);
+    // The other nodes' staging and the lock took their time: is all still there?
+    stage::check(session, image).await?;
     for record in records {
         let former = get(session, &record).await?;
         let loaded = former

@@ -45,6 +45,7 @@ my $machine = `uname -m`;
 chomp $machine;
 my @df = split ' ', (split /\n/, `df -Pk /var/lib/containerd 2>/dev/null`)[1] || '';
 my $free = @df > 3 ? $df[3] * 1024 : '';
+my $disk = (stat '/var/lib/containerd')[0] || '';
 my $discard = slurp('/etc/containerd/config.toml') =~ /^\s*discard_unpacked_layers\s*=\s*true/m ? 1 : 0;
 my @binfmt;
 if (opendir(my $dir, '/proc/sys/fs/binfmt_misc')) {
@@ -52,7 +53,7 @@ if (opendir(my $dir, '/proc/sys/fs/binfmt_misc')) {
         push @binfmt, $name if slurp("/proc/sys/fs/binfmt_misc/$name") =~ /^enabled/;
     }
 }
-write_all(\*STDOUT, "kindlift-relay 1\nmachine $machine\nfree $free\ndiscard $discard\nbinfmt @binfmt\n\n")
+write_all(\*STDOUT, "kindlift-relay 1\nmachine $machine\nfree $free\ndisk $disk\ndiscard $discard\nbinfmt @binfmt\n\n")
     or exit 1;
 
 my $child = fork;

@@ -5,12 +5,14 @@
 //! containerd closes healthy connections for it (too_many_pings).
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cri;
@@ -23,6 +25,9 @@ use crate::image::Platform;
 const NAMESPACE: &str = "k8s.io";
 /// How long a call that moves no bytes may take while the node is alive.
 const CALL: Duration = Duration::from_secs(60);
+/// How long a transfer may move nothing while the node is alive: writing a large blob out to a
+/// busy disk takes its time.
+const STALLED: Duration = Duration::from_secs(120);
 
 /// What a node is like.
 #[derive(Debug, Clone)]
@@ -31,6 +36,8 @@ pub struct Facts {
     pub platform: Platform,
     /// Bytes free where containerd stores, if known.
     pub free: Option<u64>,
+    /// The device that lies on: nodes of one host share disks.
+    pub disk: String,
     /// Whether the node discards layer blobs once they are unpacked.
     pub discard: bool,
     /// Names of its enabled binfmt_misc handlers.
@@ -116,15 +123,24 @@ impl Session {
             activity,
             child,
             stderr,
+            reader,
         } = tunnel::open(node, patience).await?;
         let (died, dead) = watch::channel(None);
-        let keeper = keep(channel.clone(), child, activity, stderr, patience, died);
+        let keeper = keep(
+            channel.clone(),
+            child,
+            activity,
+            (stderr, reader),
+            patience,
+            died,
+        );
         let mut session = Self {
             node: node.clone(),
             channel,
             facts: Facts {
                 platform: Platform::of_machine(&hello.machine),
                 free: hello.free,
+                disk: hello.disk,
                 discard: hello.discard,
                 binfmt: hello.binfmt,
                 snapshotter: String::new(),
@@ -249,6 +265,38 @@ impl Session {
         }
     }
 
+    /// Waits for work that moves bytes, as long as `moved` grows now and then.
+    ///
+    /// # Errors
+    /// That the node stopped answering, or that nothing has moved for a long time.
+    pub async fn while_moving<T>(
+        &self,
+        moved: &AtomicU64,
+        what: &str,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        let stalled = async {
+            let mut before = 0;
+            loop {
+                // The last step, the node's own writing out, moves nothing.
+                tokio::time::sleep(STALLED).await;
+                let now = moved.load(Ordering::Relaxed);
+                if now == before {
+                    return now;
+                }
+                before = now;
+            }
+        };
+        tokio::select! {
+            biased;
+            done = self.race(Duration::MAX, what, work) => done,
+            at = stalled => {
+                let why = format!("nothing has moved for {} s, after {at} bytes", STALLED.as_secs());
+                Err(self.failure(what, &Status::deadline_exceeded(why)))
+            }
+        }
+    }
+
     /// Turns a status into a failure that names node and step.
     pub fn failure(&self, what: &str, status: &Status) -> Failure {
         let code = status.code();
@@ -287,7 +335,7 @@ async fn keep(
     channel: Channel,
     mut child: tokio::process::Child,
     activity: Arc<Activity>,
-    stderr: Arc<Mutex<String>>,
+    (stderr, reader): (Arc<Mutex<String>>, JoinHandle<()>),
     patience: Duration,
     died: watch::Sender<Option<String>>,
 ) {
@@ -295,6 +343,8 @@ async fn keep(
     let why = tokio::select! {
         why = beats => why,
         status = child.wait() => {
+            // What it said last may still be on its way.
+            let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
             let said = stderr.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
             if said.is_empty() {
@@ -318,12 +368,21 @@ async fn beat(channel: Channel, activity: Arc<Activity>, patience: Duration) -> 
     loop {
         tokio::time::sleep(pause).await;
         // The connection is shared: bytes of a bulk answer prove life as well as a beat does.
+        let asked = Instant::now();
         let beat = client.version(Request::new(()));
-        if tokio::time::timeout(patience, beat).await.is_err() && activity.idle() >= patience {
-            return format!(
-                "it has not answered for {} s; is it paused, or out of memory or disk?",
-                activity.idle().as_secs()
-            );
+        tokio::pin!(beat);
+        loop {
+            tokio::select! {
+                _ = &mut beat => break,
+                () = tokio::time::sleep(pause) => {
+                    if asked.elapsed() >= patience && activity.idle() >= patience {
+                        return format!(
+                            "it has not answered for {} s; is it paused, or out of memory or disk?",
+                            activity.idle().as_secs()
+                        );
+                    }
+                }
+            }
         }
     }
 }
@@ -337,6 +396,7 @@ mod tests {
         let facts = |binfmt: &[&str]| Facts {
             platform: Platform::linux("amd64", None),
             free: None,
+            disk: String::new(),
             discard: true,
             binfmt: binfmt.iter().map(|s| (*s).to_owned()).collect(),
             snapshotter: "overlayfs".into(),

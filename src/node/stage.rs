@@ -34,8 +34,8 @@ use crate::source::{CHUNK, Source};
 
 /// Layers that travel to one node at the same time.
 const LANES: usize = 2;
-/// The least speed at which a node is taken to work, in bytes a second: what a step over a
-/// layer's bytes may take while the node is alive.
+/// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
+/// nothing of how far it is, and may take that long while the node is alive.
 const SLOWEST: u64 = 1 << 20;
 
 /// What one node lacks.
@@ -199,10 +199,8 @@ pub async fn stage(
         }
         Ok(())
     };
-    // `try_join` would drop a transfer that is about to explain why nothing arrived.
-    let (unpacked, transferred) = tokio::join!(unpack, transfer);
-    transferred?;
-    unpacked?;
+    // What did not arrive is no error of `unpack`: the transfer says why.
+    tokio::try_join!(unpack, transfer)?;
     write_documents(session, lease, image, sent).await?;
     check(session, image).await?;
     let sent = sent.load(Ordering::Relaxed);
@@ -280,6 +278,10 @@ async fn label(
     digest: &Digest,
     labels: &HashMap<String, String>,
 ) -> Result<bool> {
+    if labels.is_empty() {
+        // An update without paths would replace all of the blob's labels by none.
+        return Ok(has_blob(session, digest).await?);
+    }
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
     let request = session.request(
         UpdateRequest {
@@ -329,12 +331,10 @@ impl Write {
             while stream.message().await?.is_some() {}
             Ok::<_, Status>(())
         };
-        let feed = self.feed(blob, messages, reference);
-        let deadline = deadline(self.size);
-        let (fed, answered) = self
-            .session
-            .race(deadline, &what, async { tokio::join!(feed, answers) })
-            .await?;
+        let moved = AtomicU64::new(0);
+        let feed = self.feed(blob, messages, reference, &moved);
+        let both = async { tokio::join!(feed, answers) };
+        let (fed, answered) = self.session.while_moving(&moved, &what, both).await?;
         // A broken source ends the stream early; its error says why, containerd's does not.
         fed?;
         match answered {
@@ -384,6 +384,7 @@ impl Write {
         mut blob: BoxStream<'static, Result<bytes::Bytes>>,
         messages: mpsc::Sender<WriteContentRequest>,
         reference: String,
+        moved: &AtomicU64,
     ) -> Result<()> {
         let message = |action: WriteAction, offset: u64, data: Vec<u8>| WriteContentRequest {
             action: action.into(),
@@ -418,6 +419,7 @@ impl Write {
                 return Ok(());
             }
             offset += len;
+            moved.store(offset, Ordering::Relaxed);
             self.sent.fetch_add(len, Ordering::Relaxed);
         }
         if offset != self.size {
@@ -575,10 +577,15 @@ async fn apply(
         .map(|descriptor| descriptor.digest)
         .unwrap_or_default();
     if applied == layer.diff_id.to_string() {
-        Ok(())
-    } else {
-        let found = applied.parse()?;
-        Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found))
+        return Ok(());
+    }
+    match applied.parse() {
+        Ok(found) => Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found)),
+        Err(e) => Err(Error::new(
+            ErrorKind::Load,
+            format!("node {}: {what} gave no digest", session.node().name),
+        )
+        .because(e)),
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Hello {
     pub machine: String,
     /// Bytes free where containerd stores, if `df` told.
     pub free: Option<u64>,
+    /// The device that lies on, by its number on the provider's host: nodes share disks.
+    pub disk: String,
     /// Whether the node's configuration discards layer blobs once they are unpacked.
     pub discard: bool,
     /// Names of the enabled binfmt_misc handlers.
@@ -77,6 +79,8 @@ pub struct Tunnel {
     pub child: Child,
     /// The end of the exec's stderr, once it has ended.
     pub stderr: Arc<Mutex<String>>,
+    /// What fills it in.
+    pub reader: tokio::task::JoinHandle<()>,
 }
 
 /// Opens a tunnel to a node's containerd.
@@ -99,7 +103,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
     let errors = child.stderr.take().expect("stderr is piped");
     let stderr = Arc::new(Mutex::new(String::new()));
     let kept = Arc::clone(&stderr);
-    let reader = tokio::spawn(async move {
+    let mut reader = tokio::spawn(async move {
         let text = process::tail(errors).await;
         *kept
             .lock()
@@ -117,7 +121,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
         Ok(Ok(hello)) => hello,
         Ok(Err(e)) => {
             // The exec is over; what it said explains it.
-            let _ = tokio::time::timeout(patience, reader).await;
+            let _ = tokio::time::timeout(patience, &mut reader).await;
             let text = stderr
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -151,6 +155,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
         activity,
         child,
         stderr,
+        reader,
     })
 }
 
@@ -191,6 +196,7 @@ async fn read_hello(stdout: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::
             "" => return Ok(hello),
             "machine" => value.clone_into(&mut hello.machine),
             "free" => hello.free = value.parse().ok(),
+            "disk" => value.clone_into(&mut hello.disk),
             "discard" => hello.discard = value == "1",
             "binfmt" => hello.binfmt = value.split_whitespace().map(str::to_owned).collect(),
             _ => {}

@@ -168,7 +168,7 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
     let compared = if outcome.compared {
         ""
     } else {
-        " (not compared: the engine has no such image)"
+        " (not compared: no engine has such an image)"
     };
     format!(
         "{verb} {} {into} {nodes} {plural} of {}: {seconds:.1} s, {} sent{compared}",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::deliver::{Delivery, Destination, deliver};
-use super::{Where, allow, find, warn_about_latest};
+use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::Node;
 use crate::contract::skaffold::Platforms;
 use crate::contract::{Contract, Naming, tilt};
@@ -68,7 +68,7 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
     let mut clock = Clock::start();
     let plan = plan(job, request)?;
     // Skaffold and, without a ref file, Tilt look the image up in Docker's API afterwards.
-    let by_api = plan.contract != Contract::Hand;
+    let by_api = plan.contract != Contract::Hand && !plan.push;
     let finding = Engine::find(request.engine, by_api, &job.env);
     let engine = job.cancel.unless(finding).await?;
     if plan.push {
@@ -161,38 +161,9 @@ async fn built(job: &Job, engine: &Engine, plan: &Plan) -> Result<ImageRecord> {
             "the builder does not load into the engine's image store: check --output in your flags",
         )
     })?;
-    match tell_shadow(job, engine, &plan.image, &record).await? {
-        // Skaffold and Tilt would deploy the other image, without a word.
-        Some(local) if plan.contract != Contract::Hand => Err(Error::new(
-            ErrorKind::Build,
-            format!(
-                "{local} is another image, and {} would deploy that one",
-                plan.contract.tool()
-            ),
-        )
-        .hint(format!("remove the stale name: `podman untag {local}`"))),
-        _ => Ok(record),
-    }
-}
-
-/// Warns about a `localhost/` name that hides an image. Returns that name.
-pub(super) async fn tell_shadow(
-    job: &Job,
-    engine: &Engine,
-    name: &Reference,
-    record: &ImageRecord,
-) -> Result<Option<String>> {
-    let shadow = job.cancel.unless(engine.shadow(name, &record.id)).await?;
-    if let Some(local) = &shadow {
-        job.report.event(&Event::Warning {
-            message: &format!(
-                "{local} is another image and hides {name} from whoever asks Podman for {}",
-                name.familiar()
-            ),
-            hint: Some(&format!("remove the stale name: `podman untag {local}`")),
-        });
-    }
-    Ok(shadow)
+    let contract = (plan.contract != Contract::Hand).then(|| plan.contract.tool());
+    refuse_shadow(job, engine, &plan.image, &record, contract).await?;
+    Ok(record)
 }
 
 /// Tells what Tilt does with a registry that it found.
@@ -255,6 +226,16 @@ fn plan(job: &Job, request: &BuildRequest) -> Result<Plan> {
             .hint("Tilt passes no EXPECTED_REF with outputs_image_ref_to: use both or neither"));
         }
     };
+    if let Some(folder) = request.ref_file.as_deref().and_then(Path::parent)
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        return Err(Error::usage(format!(
+            "the folder of the ref file, {}, is not there",
+            folder.display()
+        ))
+        .hint("make the folder, or name a file in another"));
+    }
     let skaffold = match &contract {
         Contract::Skaffold(build) => Some(build),
         _ => None,

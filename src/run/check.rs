@@ -6,11 +6,11 @@ use std::time::Instant;
 use futures_util::future::try_join_all;
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
-use super::{LoadRequest, allow, find, warn_about_latest};
+use super::{LoadRequest, Where, allow, find, warn_about_latest};
 use crate::cluster::Cluster;
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, ImageRecord};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Image, ImageId};
 use crate::job::Job;
 use crate::load;
@@ -76,7 +76,12 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
         let mut expected = record.as_ref().map(Expected::Described);
         let mut finding = job
             .cancel
-            .unless(examine(&opened.sessions, name, expected.as_ref()))
+            .unless(examine(
+                &opened.sessions,
+                name,
+                expected.as_ref(),
+                &request.place,
+            ))
             .await?;
         // The engine's description does not always name the config: then its export does.
         if let (Ok(engine), Some(record)) = (&opened.engine, &record)
@@ -88,7 +93,12 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
             expected = Some(Expected::Id(id));
             finding = job
                 .cancel
-                .unless(examine(&opened.sessions, name, expected.as_ref()))
+                .unless(examine(
+                    &opened.sessions,
+                    name,
+                    expected.as_ref(),
+                    &request.place,
+                ))
                 .await?;
         }
         clock.end("verify", began);
@@ -127,7 +137,12 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     for name in &names {
         findings.push(
             job.cancel
-                .unless(examine(&opened.sessions, name, expected.as_ref()))
+                .unless(examine(
+                    &opened.sessions,
+                    name,
+                    expected.as_ref(),
+                    &request.place,
+                ))
                 .await?,
         );
     }
@@ -182,7 +197,9 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     let began = Instant::now();
     let engine = async {
         // Without an engine the nodes can still be compared with one another.
-        Ok::<_, Error>(Engine::find(request.engine, false, &job.env).await)
+        // What the environment names lies in the engine that Skaffold and Tilt look into.
+        let by_api = request.images.is_empty();
+        Ok::<_, Error>(Engine::find(request.engine, by_api, &job.env).await)
     };
     let place = async {
         let (cluster, nodes) = find(job, &request.place, false).await?;
@@ -191,10 +208,15 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     };
     let (engine, (cluster, sessions)) = futures_util::try_join!(job.cancel.unless(engine), place)?;
     clock.end("find", began);
-    if request.engine.is_some()
-        && let Err(e) = engine
-    {
-        return Err(e);
+    match &engine {
+        Err(_) if request.engine.is_some() || job.env.get("KINDLIFT_ENGINE").is_some() => {
+            return Err(engine.err().expect("it is an error"));
+        }
+        Err(e) => job.report.event(&Event::Warning {
+            message: &format!("no engine to compare with: {}", one_line(e)),
+            hint: e.next_step(),
+        }),
+        Ok(_) => {}
     }
     Ok(Opened {
         engine,
@@ -225,8 +247,9 @@ async fn examine(
     sessions: &[Arc<Session>],
     name: &Reference,
     expected: Option<&Expected<'_>>,
+    place: &Where,
 ) -> Result<Finding> {
-    let verdicts = try_join_all(sessions.iter().map(|session| judge(session, name))).await?;
+    let verdicts = try_join_all(sessions.iter().map(|session| judge(session, name, place))).await?;
     let mut finding = Finding {
         wrong: Vec::new(),
         nodes: Vec::new(),
@@ -279,16 +302,19 @@ async fn examine(
     Ok(finding)
 }
 
-async fn judge(session: &Session, name: &Reference) -> Result<Verdict> {
+async fn judge(session: &Session, name: &Reference, place: &Where) -> Result<Verdict> {
     let began = Instant::now();
     // crictl starts while we look.
     let waiting = Waiting::start(session.node())?;
-    let image = match on_node::held(session, &name.to_string()).await? {
+    let image = match on_node::held(session, &name.to_string())
+        .await
+        .map_err(|e| e.with_kind(ErrorKind::Verify))?
+    {
         Held::Absent => return Ok(Verdict::Bad("it does not have it".to_owned())),
         Held::Broken(why) => return Ok(Verdict::Bad(format!("it is not complete: {why}"))),
         Held::Whole(image) => image,
     };
-    if !session.facts().can_run(&image.platform) {
+    if !place.allow_foreign_platform && !session.facts().can_run(&image.platform) {
         return Ok(Verdict::Bad(format!(
             "the image is for {}, the node runs {}",
             image.platform,
@@ -301,7 +327,7 @@ async fn judge(session: &Session, name: &Reference) -> Result<Verdict> {
             shown,
             seconds: began.elapsed().as_secs_f64(),
         }),
-        Err(e) => Ok(Verdict::Bad(crate::error::one_line(&e).to_string())),
+        Err(e) => Ok(Verdict::Bad(one_line(&e).to_string())),
     }
 }
 

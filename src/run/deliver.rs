@@ -1,15 +1,15 @@
 //! From an image that an engine has to an image that every node has.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
-use super::{LoadRequest, allow, find, manifests, warn_about_latest};
 use crate::cluster::Cluster;
-use crate::contract::{self, Naming};
+use crate::contract::Naming;
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
@@ -34,10 +34,15 @@ pub(super) struct Destination<'a> {
 }
 
 /// The source of an image that every node has: no layer will be asked for.
-struct NoLayers;
+#[derive(Default)]
+struct NoLayers {
+    /// Whether one was asked for all the same: something was collected since we looked.
+    asked: AtomicBool,
+}
 
 impl Source for NoLayers {
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
+        self.asked.store(true, Ordering::Relaxed);
         let error = Error::new(ErrorKind::Load, format!("a node has just lost {blob}"));
         stream::once(async { Err(error) }).boxed()
     }
@@ -57,11 +62,12 @@ pub(super) async fn deliver(
     delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    if let Some(load) = on_hand(job, to, delivery).await? {
+    let none = Arc::new(NoLayers::default());
+    let source = Arc::clone(&none) as Arc<dyn Source>;
+    if let Some(load) = on_hand(job, to, delivery, source).await? {
         job.step(|| format!("every node has the layers of {}", load.image.id()));
         match load::load(job, to.cluster, to.sessions, &load, clock).await {
-            // Something on a node was collected since we looked: send it after all.
-            Err(e) if e.kind() == ErrorKind::Load && !job.cancel.is_cancelled() => {
+            Err(e) if none.asked.load(Ordering::Relaxed) && !job.cancel.is_cancelled() => {
                 job.step(|| format!("trying again with everything: {}", one_line(&e)));
             }
             other => return other,
@@ -118,14 +124,17 @@ async fn export(
 }
 
 /// Returns what to load, if every node has the layers: then the engine need not export.
-async fn on_hand(job: &Job, to: &Destination<'_>, delivery: &Delivery<'_>) -> Result<Option<Load>> {
+async fn on_hand(
+    job: &Job,
+    to: &Destination<'_>,
+    delivery: &Delivery<'_>,
+    source: Arc<dyn Source>,
+) -> Result<Option<Load>> {
     let image = job
         .cancel
         .unless(on_all(to.sessions, &delivery.record))
         .await?;
-    image
-        .map(|image| delivery.load(image, Arc::new(NoLayers)))
-        .transpose()
+    image.map(|image| delivery.load(image, source)).transpose()
 }
 
 impl Delivery<'_> {
@@ -158,134 +167,6 @@ async fn on_all(sessions: &[Arc<Session>], record: &ImageRecord) -> Result<Optio
         .map(|session| async { stage::lacks(session, &image).await.map_err(Error::from) });
     let lacking = try_join_all(lacking).await?.contains(&true);
     Ok((!lacking).then(|| Arc::new(image)))
-}
-
-/// Finds images in the engine, and loads them into every node.
-///
-/// # Errors
-/// Image error, if the engine has no such image; else of the kind of the step that failed.
-pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
-    let mut clock = Clock::start();
-    let subjects = subjects(job, request)?;
-    if subjects.is_empty() {
-        job.report.event(&Event::Done("nothing to load"));
-        return Ok(Vec::new());
-    }
-    for subject in &subjects {
-        warn_about_latest(job, &subject.name);
-    }
-    let by_api = subjects
-        .iter()
-        .any(|s| matches!(s.naming, Naming::Skaffold | Naming::Tilt));
-    let began = Instant::now();
-    let (engine, (cluster, nodes)) = futures_util::try_join!(
-        job.cancel
-            .unless(Engine::find(request.engine, by_api, &job.env)),
-        find(job, &request.place, false),
-    )?;
-    clock.end("find", began);
-    let began = Instant::now();
-    let sessions = load::open(&nodes, job).await?;
-    clock.end("connect", began);
-
-    // Everything is looked up before anything is loaded: a typing error costs nothing.
-    let mut found = Vec::new();
-    for subject in &subjects {
-        match look_up(job, &engine, subject, &sessions).await? {
-            Some(record) => {
-                allow(&sessions, &record.platform, &request.place)
-                    .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
-                found.push((subject, record));
-            }
-            // What manifests name and the engine does not have is the kubelet's to pull.
-            None if subject.optional => job.report.event(&Event::Done(&format!(
-                "left to the kubelet: {} ({} does not have it)",
-                subject.name.familiar(),
-                engine.describe()
-            ))),
-            None => return Err(not_there(&engine, &subject.name)),
-        }
-    }
-    let mut outcomes = Vec::new();
-    for (subject, record) in found {
-        let mut delivery = Delivery {
-            name: &subject.name,
-            naming: subject.naming,
-            record,
-        };
-        let to = Destination {
-            cluster: &cluster,
-            sessions: &sessions,
-        };
-        outcomes.push(deliver(job, &engine, &to, &mut delivery, &mut clock).await?);
-    }
-    Ok(outcomes)
-}
-
-/// One image that is asked for.
-struct Subject {
-    name: Reference,
-    naming: Naming,
-    pull: bool,
-    optional: bool,
-}
-
-fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
-    let mut subjects: Vec<Subject> = Vec::new();
-    for image in &request.images {
-        let (image, pull) = match image.strip_prefix("docker://") {
-            Some(image) => (image, true),
-            None => (image.as_str(), request.pull),
-        };
-        subjects.push(Subject {
-            name: Reference::parse(image)?,
-            naming: Naming::AsAsked,
-            pull,
-            optional: false,
-        });
-    }
-    for image in manifests::images(&request.from)? {
-        subjects.push(Subject {
-            name: image,
-            naming: Naming::AsAsked,
-            pull: request.pull,
-            optional: true,
-        });
-    }
-    if request.images.is_empty()
-        && request.from.is_empty()
-        && let Some((name, naming)) = contract::subject(&job.env)?
-    {
-        subjects.push(Subject {
-            name,
-            naming,
-            pull: request.pull,
-            optional: false,
-        });
-    }
-    let mut seen = std::collections::HashSet::new();
-    subjects.retain(|subject| seen.insert(subject.name.clone()));
-    Ok(subjects)
-}
-
-async fn look_up(
-    job: &Job,
-    engine: &Engine,
-    subject: &Subject,
-    sessions: &[Arc<Session>],
-) -> Result<Option<ImageRecord>> {
-    // Docker knows an image by what a user writes; the full form finds it too.
-    let name = subject.name.to_string();
-    let record = job.cancel.unless(engine.inspect(&name)).await?;
-    if record.is_some() || !subject.pull {
-        if let Some(record) = &record {
-            super::build::tell_shadow(job, engine, &subject.name, record).await?;
-        }
-        return Ok(record);
-    }
-    let platform = load::platform(sessions)?;
-    engine.pull(&subject.name, &platform, job).await?;
-    job.cancel.unless(engine.inspect(&name)).await
 }
 
 /// Makes the error for an image that the engine does not have.

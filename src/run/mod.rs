@@ -3,15 +3,16 @@
 mod build;
 mod check;
 mod deliver;
+mod load;
 mod manifests;
 
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract;
-use crate::engine::EngineKind;
-use crate::error::Result;
+use crate::engine::{Engine, EngineKind, ImageRecord};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
 use crate::job::Job;
-use crate::load;
+use crate::load as transaction;
 use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::Event;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
-pub use deliver::load;
+pub use load::load;
 
 /// Where to load.
 #[derive(Debug, Clone, Default)]
@@ -35,11 +36,16 @@ pub struct Where {
     pub allow_foreign_platform: bool,
 }
 
-/// Images that an engine has, or that manifests name.
+/// Images that an engine or an archive has, or that manifests name.
 #[derive(Debug, Clone, Default)]
 pub struct LoadRequest {
-    /// Names as the user wrote them; empty for what Skaffold or Tilt speaks of.
+    /// Names or sources (see [`crate::source::spec::Spec`]) as the user wrote them; empty for what
+    /// Skaffold or Tilt speaks of.
     pub images: Vec<String>,
+    /// The name to load under, instead of the image's own.
+    pub rename: Option<String>,
+    /// Which of an archive's platforms to load; the nodes', if not given.
+    pub platform: Option<Platform>,
     /// Manifests whose images to load: a path, or `-` for stdin.
     pub from: Vec<String>,
     /// Pull what the engine does not have.
@@ -87,7 +93,7 @@ fn allow(sessions: &[Arc<Session>], platform: &Platform, place: &Where) -> Resul
     if place.allow_foreign_platform {
         return Ok(());
     }
-    load::runnable(sessions, platform)
+    transaction::runnable(sessions, platform)
 }
 
 /// Warns about a name that makes the kubelet pull, from a registry that does not have it.
@@ -107,4 +113,33 @@ fn warn_about_latest(job: &Job, image: &Reference) {
         ),
         hint: Some("use another tag, or set imagePullPolicy: IfNotPresent"),
     });
+}
+
+/// Tells of a `localhost/` name that hides an image from whoever asks Podman for it; where
+/// Skaffold or Tilt will ask, that is an error: they would deploy the other image without a word.
+async fn refuse_shadow(
+    job: &Job,
+    engine: &Engine,
+    name: &Reference,
+    record: &ImageRecord,
+    contract: Option<&str>,
+) -> Result<()> {
+    let shadow = job.cancel.unless(engine.shadow(name, &record.id)).await?;
+    let Some(local) = shadow else { return Ok(()) };
+    let hint = format!("`podman untag` the older of the two, {local} or {name}");
+    if let Some(tool) = contract {
+        return Err(Error::new(
+            ErrorKind::Image,
+            format!("{local} is another image than {name}, and {tool} would deploy that one"),
+        )
+        .hint(hint));
+    }
+    job.report.event(&Event::Warning {
+        message: &format!(
+            "{local} is another image and hides {name} from whoever asks Podman for {}",
+            name.familiar()
+        ),
+        hint: Some(&hint),
+    });
+    Ok(())
 }

@@ -1,7 +1,7 @@
-//! An image in an archive file, read in place.
+//! Blobs that lie in files, read in place.
 //!
-//! `docker save` is spooled to a file that has no name, so that nothing is left behind whatever
-//! happens; its tar is indexed once and its blobs are read by position.
+//! What an engine exports is spooled to a file that has no name, so that nothing is left behind
+//! whatever happens; archives and folders of the user are read where they are.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,52 +17,62 @@ use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Digest;
 
-/// Where a blob lies in a file: offset and length, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A piece of a file.
+#[derive(Debug, Clone)]
 pub struct Extent {
-    /// Offset from the start of the file.
+    /// The file.
+    pub file: Arc<File>,
+    /// Offset from its start, in bytes.
     pub offset: u64,
-    /// Length.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// Blobs inside one file.
+impl Extent {
+    /// Reads from an offset inside the piece.
+    ///
+    /// # Errors
+    /// If the file ends before.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+        self.file.read_exact_at(buffer, self.offset + offset)
+    }
+}
+
+/// Blobs in files, by digest.
 pub struct FileBlobs {
-    file: Arc<File>,
     extents: HashMap<Digest, Extent>,
 }
 
 impl FileBlobs {
-    /// Makes a source of the blobs that lie at these places of a file.
-    pub fn new(file: Arc<File>, extents: HashMap<Digest, Extent>) -> Self {
-        Self { file, extents }
+    /// Makes a source of the blobs that lie at these places.
+    pub fn new(extents: HashMap<Digest, Extent>) -> Self {
+        Self { extents }
     }
 }
 
 impl Source for FileBlobs {
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
-        let Some(&extent) = self.extents.get(blob) else {
+        let Some(extent) = self.extents.get(blob).cloned() else {
             let error = Error::new(ErrorKind::Image, format!("the archive has no blob {blob}"));
             return stream::once(async { Err(error) }).boxed();
         };
-        let file = Arc::clone(&self.file);
-        stream::try_unfold((file, 0), move |(file, done)| async move {
+        stream::try_unfold((extent, 0), |(extent, done)| async move {
             let left = extent.len - done;
             if left == 0 {
                 return Ok(None);
             }
             let size = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
-            let reader = Arc::clone(&file);
+            let reader = extent.clone();
             let read = tokio::task::spawn_blocking(move || {
                 let mut chunk = vec![0; size];
-                reader.read_exact_at(&mut chunk, extent.offset + done)?;
+                reader.read_exact_at(&mut chunk, done)?;
                 Ok::<_, std::io::Error>(chunk)
             });
             let chunk = read
                 .await
                 .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
                 .map_err(|e| Error::new(ErrorKind::Image, "cannot read the archive").because(e))?;
-            Ok(Some((Bytes::from(chunk), (file, done + size as u64))))
+            Ok(Some((Bytes::from(chunk), (extent, done + size as u64))))
         })
         .boxed()
     }

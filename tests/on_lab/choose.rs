@@ -122,3 +122,44 @@ fn a_cluster_that_is_not_there() {
         .says("  hint: look with `kind get clusters` (there is ");
     app.is_nowhere(&lab::dev());
 }
+
+#[test]
+fn nodes_that_come_and_go_elsewhere_do_not_matter() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let node_image = lab::docker(&["inspect", "--format", "{{.Image}}", "dev-worker"]);
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Somebody else's clusters, removed between a list and a look.
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    let name = lab::unique("churn");
+                    lab::docker(&[
+                        "create",
+                        "--name",
+                        &name,
+                        "--label",
+                        "io.x-k8s.kind.role=worker",
+                        "--label",
+                        &format!("io.x-k8s.kind.cluster={name}"),
+                        node_image.trim(),
+                    ]);
+                    lab::docker(&["rm", "--force", &name]);
+                }
+            });
+        }
+        let _stop = Stop(&enough);
+        let app = App::new("churn");
+        let failed = (0..6)
+            .map(|_| run::run(&mut app.build("dev", "no-such-cluster")))
+            .find(|run| run.code != 5 || run.stderr.contains("No such container"));
+        assert!(failed.is_none(), "{}", failed.unwrap());
+        app.is_nowhere(&lab::dev());
+    });
+}

@@ -283,9 +283,9 @@ fn a_stale_localhost_name_is_told() {
         .env("PUSH_IMAGE", "false")
         .env("BUILD_CONTEXT", app.folder());
     run::run(&mut kindlift)
-        .expect(3)
+        .expect(6)
         .says(&format!(
-            "localhost/{name} is another image, and Skaffold would deploy that one"
+            "localhost/{name} is another image than docker.io/{name}, and Skaffold would deploy that one"
         ))
         .says("podman untag");
     app.is_nowhere(&lab::dev());

@@ -19,5 +19,6 @@ mod peers;
 mod push;
 mod signals;
 mod skaffold;
+mod sources;
 mod tilt;
 mod trouble;

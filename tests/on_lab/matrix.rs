@@ -84,7 +84,7 @@ fn deliver(app: &App, engine: Engine, ask: Ask, tag: &str, cluster: &str) -> Vec
         }
     }
     let run = run::run(kindlift.args(["--cluster", cluster])).expect(0);
-    run.never_says("warning: docker.io");
+    run.never_says("warning: localhost/");
     let on_node = |tag: &str| app.on_node(tag);
     match ask {
         Ask::Skaffold | Ask::Hook => vec![on_node(tag), on_node(&engine.hex(&name))],

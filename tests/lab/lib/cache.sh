@@ -127,13 +127,14 @@ prepare() {
   local whole=true
   [[ -e $(engine_tree) ]] || whole=false
   for suite in "$@"; do [[ -e $(node_archive "$suite") ]] || whole=false; done
+  # Also with a cache that came from elsewhere the host's own programs are needed.
+  host_packages
   $whole && return 0
 
   mkdir -p "$cache/logs"
   # The cache is shared by all labs: one builds, the others wait.
   exec 8>"$cache/lock"
   flock 8
-  host_packages
   remove_halves
   # Jobs of their own shells: a `die` there ends the job, seen by its wait. Each
   # has its own process group, to be ended whole with us. They keep the cache's
