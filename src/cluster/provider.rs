@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::{CLUSTER_LABEL, Cluster, State, group};
+use crate::engine::context;
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{self, Finished, Orphan};
@@ -106,10 +107,10 @@ impl Provider {
 
     /// Returns the host of the provider's API, for messages and for telling providers apart.
     pub fn endpoint(&self) -> String {
-        let host = self.env.get("DOCKER_HOST").unwrap_or("default");
-        match self.kind {
-            ProviderKind::Docker => format!("docker at {host}"),
-            other => other.program().to_owned(),
+        match (self.kind, context::resolve(&self.env)) {
+            (ProviderKind::Docker, Ok(at)) => format!("docker at {at}"),
+            // What is wrong with the context, the docker command says.
+            (kind, _) => kind.program().to_owned(),
         }
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Source: docker/cli `cli/command/cli.go` (resolveContextName) and `cli/context/store`.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -13,6 +14,8 @@ use crate::image::Digest;
 
 /// Where Docker answers when nothing says otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+/// What chooses it: Docker's own name for the context that is always there.
+const DEFAULT: &str = "default";
 
 /// A Docker endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +30,16 @@ impl Endpoint {
     /// Returns the path of a unix socket.
     pub fn socket(&self) -> Option<PathBuf> {
         self.host.strip_prefix("unix://").map(PathBuf::from)
+    }
+}
+
+/// The address, with the context that named it.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.chosen_by.as_str() {
+            by if by.starts_with("context ") => write!(f, "{} ({by})", self.host),
+            _ => f.write_str(&self.host),
+        }
     }
 }
 
@@ -74,10 +87,10 @@ pub fn resolve(env: &Env) -> Result<Endpoint> {
         Some(name) => name.to_owned(),
         None => current(folder.as_ref())?,
     };
-    if name.is_empty() || name == "default" {
+    if name.is_empty() || name == DEFAULT {
         return Ok(Endpoint {
             host: format!("unix://{DEFAULT_SOCKET}"),
-            chosen_by: "default".to_owned(),
+            chosen_by: DEFAULT.to_owned(),
         });
     }
     let failed = |why: &str| {
@@ -85,7 +98,11 @@ pub fn resolve(env: &Env) -> Result<Endpoint> {
             ErrorKind::Engine,
             format!("the Docker context {name:?} {why}"),
         )
-        .hint("look with `docker context ls`, or unset DOCKER_CONTEXT")
+        .hint(if env.get("DOCKER_CONTEXT").is_some() {
+            "look with `docker context ls`, or unset DOCKER_CONTEXT"
+        } else {
+            "look with `docker context ls`, and choose one with `docker context use`"
+        })
     };
     let id = Digest::of(name.as_bytes());
     let path = folder
@@ -113,6 +130,11 @@ pub fn resolve(env: &Env) -> Result<Endpoint> {
         },
         chosen_by: format!("context {name}"),
     })
+}
+
+/// Tells whether the user has said where Docker is, be it wrongly.
+pub fn is_named(env: &Env) -> bool {
+    resolve(env).map_or(true, |endpoint| endpoint.chosen_by != DEFAULT)
 }
 
 fn current(folder: Option<&PathBuf>) -> Result<String> {
@@ -182,6 +204,20 @@ mod tests {
             "unix:///x"
         );
         assert_eq!(host(&[("DOCKER_HOST", "box:2375")]), "tcp://box:2375");
+    }
+
+    #[test]
+    fn tells_what_was_named_from_what_was_not() {
+        let (colima, none) = (folder("colima"), folder(""));
+        let named = |folder: &tempfile::TempDir, vars: &[(&str, &str)]| {
+            let config = ("DOCKER_CONFIG", folder.path().to_str().unwrap());
+            is_named(&Env::new(vars.iter().copied().chain([config])))
+        };
+        assert!(!named(&none, &[]));
+        assert!(!named(&colima, &[("DOCKER_CONTEXT", "default")]));
+        assert!(named(&none, &[("DOCKER_HOST", "unix:///x")]));
+        assert!(named(&none, &[("DOCKER_CONTEXT", "gone")]));
+        assert!(named(&colima, &[]));
     }
 
     #[test]

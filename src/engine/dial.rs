@@ -17,6 +17,9 @@ use crate::process::{self, Orphan};
 type Answer =
     Pin<Box<dyn Future<Output = Result<Response<Incoming>, bollard::errors::Error>> + Send>>;
 
+/// How long a command that has lost its connection may take to say why, and to end.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Makes an API client whose every request travels over one `docker system dial-stdio`.
 pub fn connect(env: &Env, deadline: Duration) -> Result<Docker, bollard::errors::Error> {
     let env = env.clone();
@@ -40,10 +43,17 @@ async fn send(
     let stderr = child.stderr.take().expect("stderr is piped");
     let io = TokioIo::new(tokio::io::join(stdout, stdin));
     let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-    // The child lives as long as the connection and dies with it.
-    tokio::spawn(async move {
-        let _ = connection.await;
-        drop(child);
+    let ended = tokio::spawn(async move {
+        let life = async {
+            if let Err(e) = connection.await {
+                tracing::debug!(error = %e, "the connection to Docker broke");
+            }
+            // Its stdin is closed now, so it ends; killed at once, it could not say what was wrong.
+            if tokio::time::timeout(GRACE, child.wait()).await.is_err() {
+                let _ = child.kill().await;
+            }
+        };
+        tokio::join!(life, process::tail(stderr)).1
     });
     // A direct connection takes the path alone, and the host as a header.
     let path = request
@@ -59,11 +69,13 @@ async fn send(
         Ok(response) => Ok(response),
         // The command's own words (a refused key, a bad certificate) say more.
         Err(e) => {
-            let said = process::tail(stderr).await;
-            if said.is_empty() {
-                Err(e.into())
-            } else {
-                Err(std::io::Error::other(said).into())
+            drop(sender);
+            match tokio::time::timeout(2 * GRACE, ended).await {
+                Ok(Ok(said)) if !said.is_empty() => Err(std::io::Error::other(format!(
+                    "`docker system dial-stdio` says: {said}"
+                ))
+                .into()),
+                _ => Err(e.into()),
             }
         }
     }

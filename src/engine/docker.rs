@@ -67,14 +67,14 @@ impl Docker {
             None => dial::connect(env, DEADLINE),
         }
         .map_err(|e| failed("it cannot be used".into()).because(e))?;
-        let api = tokio::time::timeout(DEADLINE, api.negotiate_version())
-            .await
-            .map_err(|_| failed(format!("no answer within {} s", DEADLINE.as_secs())))?
-            .map_err(|e| failed("it gives no version".into()).because(e))?;
-        let answer = api
-            .version()
-            .await
-            .map_err(|e| failed("it gives no version".into()).because(e))?;
+        let silent = |e| match e {
+            bollard::errors::Error::RequestTimeoutError => {
+                failed(format!("no answer within {} s", DEADLINE.as_secs()))
+            }
+            e => failed("it gives no version".into()).because(e),
+        };
+        let api = api.negotiate_version().await.map_err(silent)?;
+        let answer = api.version().await.map_err(silent)?;
         let podman = answer
             .components
             .iter()

@@ -126,8 +126,8 @@ macro_rules! either {
 
 impl Engine {
     /// Finds the engine: the one asked for; else, where somebody will look into Docker's API
-    /// afterwards (`by_api`: Skaffold, and Tilt without a ref file), what answers there; else
-    /// what answers.
+    /// afterwards (`by_api`: Skaffold, and Tilt without a ref file) or `DOCKER_HOST` or a context
+    /// names a Docker, what answers there; else what answers.
     ///
     /// # Errors
     /// Engine error, naming each place that was tried.
@@ -151,7 +151,9 @@ impl Engine {
                 Podman::connect(env, Some(docker.host().to_owned())).await.map(Self::Podman)
             }
             (Ok(docker), _) => Ok(Self::Docker(docker)),
-            (Err(no_docker), None) if !by_api => match Podman::connect(env, None).await {
+            // Podman in the place of a Docker that was named would take an old image of the same name
+            // for the one that was meant.
+            (Err(no_docker), None) if !by_api && !context::is_named(env) => match Podman::connect(env, None).await {
                 Ok(podman) => Ok(Self::Podman(podman)),
                 Err(no_podman) => Err(neither(no_docker, &no_podman)),
             },
@@ -287,6 +289,22 @@ async fn read(file: File, platform: Platform) -> Result<(Image, FileBlobs)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_any_engine_both_tell_why() {
+        let failed = |text: &str| Error::new(ErrorKind::Engine, text);
+        let no_docker = failed("Docker does not answer")
+            .because("no such file")
+            .hint("start Docker");
+        let no_podman = failed("cannot start `podman`").because("not found");
+        let error = neither(no_docker, &no_podman);
+        assert_eq!(
+            error.to_string(),
+            "no container engine answers: Docker does not answer: no such file; \
+             and cannot start `podman`: not found"
+        );
+        assert_eq!(error.next_step(), Some("start Docker"));
+    }
 
     #[test]
     fn what_a_user_types_stays_one_argument() {

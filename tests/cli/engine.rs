@@ -23,9 +23,10 @@ fn the_socket_is_not_there() {
     sandbox
         .run(BUILD)
         .expect(4)
-        .says("error: no container engine answers: Docker does not answer at unix://[here]/none.sock (DOCKER_HOST): the socket is not there")
-        .says("Podman")
-        .says("  hint: start Docker, or point DOCKER_HOST or a Docker context at it\n");
+        .says("error: Docker does not answer at unix://[here]/none.sock (DOCKER_HOST): the socket is not there\n")
+        .says("  hint: start Docker, or point DOCKER_HOST or a Docker context at it\n")
+        // Podman was not asked for.
+        .never_says("Podman");
     let vars = by_skaffold(&sandbox);
     let vars = vars.each_ref().map(|(name, value)| (*name, value.as_str()));
     sandbox.run_with(&["build"], &vars).is(
@@ -82,17 +83,17 @@ fn a_socket_without_permission() {
 }
 
 #[test]
-fn the_cause_is_told_whichever_engines_were_tried() {
+fn tcp_without_a_docker_command() {
     let sandbox = Sandbox::new();
     let host = "tcp://127.0.0.1:1";
     sandbox
         .run_with(BUILD, &[("DOCKER_HOST", host)])
         .expect(4)
-        // TCP goes through the docker command, which PATH does not have.
         .says(&format!(
-            "Docker does not answer at {host} (DOCKER_HOST): it gives no version: "
+            "error: Docker does not answer at {host} (DOCKER_HOST): it gives no version\n"
         ))
-        .says("No such file or directory (os error 2); and Podman");
+        .says("cannot start `docker`")
+        .says("No such file or directory (os error 2)");
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn no_engine_as_a_document() {
     assert_eq!(document["error"]["kind"], "engine");
     assert_eq!(document["error"]["exit_code"], 4);
     assert!(
-        run.stderr.starts_with("error: no container engine answers"),
+        run.stderr.starts_with("error: Docker does not answer"),
         "{run}"
     );
 }

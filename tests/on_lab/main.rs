@@ -11,6 +11,7 @@ mod run;
 
 mod by_hand;
 mod choose;
+mod contexts;
 mod loader;
 mod matrix;
 mod output;

@@ -42,7 +42,8 @@ engine_is_up() {
 
 # docker_up NAME: the daemon `docker` (containerd's store) or `overlay2`.
 docker_up() {
-  local name=$1 bridge store began=$SECONDS
+  local name=$1 bridge began=$SECONDS
+  local -a store tls=()
   if engine_is_up "$name"; then return 0; fi
   remove_component "$name"
   bridge=$(bridge_name "$name")
@@ -51,11 +52,15 @@ docker_up() {
   ip addr add "$(free_subnet "$name")" dev "$bridge"
   ip link set "$bridge" up
   read -r -a store <<<"$(docker_store "$name")"
+  if [[ $name == overlay2 ]]; then
+    tls_make
+    mapfile -t tls < <(tls_flags)
+  fi
   # In a PID namespace of its own: with its first process all its containers
   # end too, and with them their mounts, whatever state they are in.
   in_tree "$name" --pid --fork --kill-child -- tini -s -- dockerd "${store[@]}" \
     --data-root "$state/$name" --exec-root "$state/run/$name" --pidfile "$state/run/$name.pid" \
-    --host "unix://$(docker_socket "$name")" --group "${KINDLIFT_LAB_GROUP:-0}" \
+    --host "unix://$(docker_socket "$name")" "${tls[@]}" --group "${KINDLIFT_LAB_GROUP:-0}" \
     --bridge "$bridge" --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
     --cgroup-parent "/$cgroup_parent"
   local launcher=$!
@@ -87,15 +92,22 @@ wrapper() {
   mv "$1.new" "$1"
 }
 
-# The programs for the host. Its libc may be older than the tree's, so each runs
-# by the tree's own loader; `exec` keeps one process, which gets the signals.
-write_bin() {
-  local tree libs loader program name
+# tree_loader: the words that start a program of the tree on the host, whose libc
+# may be older: by the tree's own loader.
+tree_loader() {
+  local tree libs loader
   tree=$(engine_tree)
-  mkdir -p "$state/bin" "$state/docker-config/cli-plugins"
   loader=$(find "$tree/usr/lib" "$tree/usr/lib64" -maxdepth 1 -name 'ld-linux*.so.*')
   libs=$(dirname "$(find "$tree/usr/lib" -maxdepth 2 -name libc.so.6)")
-  local run="exec '$loader' --library-path '$libs'"
+  printf "'%s' --library-path '%s'" "$loader" "$libs"
+}
+
+# The programs for the host. `exec` keeps one process, which gets the signals.
+write_bin() {
+  local tree program name run
+  tree=$(engine_tree)
+  mkdir -p "$state/bin" "$state/docker-config/cli-plugins"
+  run="exec $(tree_loader)"
   for name in docker kind kubectl crane umoci docker-registry; do
     wrapper "$state/bin/$name" <<W
 #!/bin/sh
@@ -130,6 +142,7 @@ lab_env() {
   ! is_alive docker || printf 'export KINDLIFT_LAB_DOCKER_CONTAINERD=%q\n' "unix://$(docker_socket docker)"
   ! is_alive overlay2 || printf 'export KINDLIFT_LAB_DOCKER_OVERLAY2=%q\n' "unix://$(docker_socket overlay2)"
   podman_env
+  remote_env
 }
 
 lab_status() {
@@ -146,6 +159,7 @@ lab_status() {
       echo "    node $node: $(node_versions "$name" "$node")"
     done < <(cluster_nodes "$name" "" | sort)
   done
+  ! is_alive remote || echo "  remote: overlay2 at $(tls_host) and ssh://$(remote_address)"
   if [[ -n $up ]]; then
     echo "  buildx: $(engine docker buildx version)"
     echo "  kind: $("$state/bin/kind" version)"
@@ -170,7 +184,7 @@ sweep() {
     remove_component "$name"
   done
   # Folders of an engine without a record: killed between the two.
-  for name in docker overlay2 podman; do
+  for name in remote docker overlay2 podman; do
     [[ -d $state/$name && ! -e $(process_file "$name") ]] || continue
     say "sweep: '$name' left its data behind"
     remove_component "$name"
@@ -185,6 +199,7 @@ remove_component() {
   case $name in
     docker | overlay2) ip link del "$(bridge_name "$name")" 2>/dev/null || true ;;
   esac
+  [[ $name != overlay2 ]] || rm -rf --one-file-system "$(tls_dir)" "$state/logs/tls"
   rm -rf --one-file-system "${state:?}/$name" "$state/root/$name" "$state/run/$name" \
     "$state/run/$name".* "$state/logs/$name"
 }
@@ -192,7 +207,7 @@ remove_component() {
 lab_down() {
   local name
   [[ -d $state ]] || { say "lab '$lab_name' is not there" && return 0; }
-  for name in docker overlay2 podman; do
+  for name in remote docker overlay2 podman; do
     [[ -e $(process_file "$name") ]] || continue
     say "down: $name"
     remove_component "$name"

@@ -38,7 +38,7 @@ take_lock() {
 host_packages() {
   local missing=() pair
   for pair in mmdebstrap:mmdebstrap curl:curl jq:jq ip:iproute2 unshare:util-linux \
-    nsenter:util-linux flock:util-linux setsid:util-linux ps:procps git:git; do
+    nsenter:util-linux flock:util-linux setsid:util-linux ps:procps git:git ssh:openssh-client; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
   done
   [[ -e /usr/share/keyrings/debian-archive-keyring.gpg ]] || missing+=(debian-archive-keyring)
