@@ -3,7 +3,8 @@
 # would ask for it, loaded into every node of a Kind cluster, shown by crictl.
 #
 # Uses the Kind cluster it finds (KIND_CLUSTER_NAME chooses among several), else
-# the lab's; makes the lab where there is neither. Removes the images it made.
+# the lab's; makes the lab where there is neither. KINDLIFT_LAB_NAME names a lab:
+# then no other cluster is looked for. Removes the images it made.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,13 +28,17 @@ clusters() {
 
 # find_cluster: sets provider and cluster, if there is one to use.
 find_cluster() {
-  local found
-  # Tests make more clusters in a lab; `dev` is the one that is always there.
-  [[ -z ${KINDLIFT_LAB_DIR-} ]] || : "${KIND_CLUSTER_NAME:=dev}"
+  local found name
   for provider in docker podman; do
     found=$(clusters "$provider")
-    if [[ -n ${KIND_CLUSTER_NAME-} ]]; then
-      cluster=$KIND_CLUSTER_NAME
+    name=${KIND_CLUSTER_NAME-}
+    # Tests make more clusters in a lab; these are the ones that stay.
+    if [[ -z $name && -n ${KINDLIFT_LAB_DIR-} ]]; then
+      name=dev
+      [[ $provider == docker ]] || name=pod
+    fi
+    if [[ -n $name ]]; then
+      cluster=$name
       grep -qxF -- "$cluster" <<<"$found" && return 0
       continue
     fi
@@ -53,29 +58,60 @@ use_lab() {
   find_cluster
 }
 
+# find_place: the lab that was named, or whatever there is.
+find_place() {
+  [[ -n ${KINDLIFT_LAB_NAME-} ]] || { find_cluster && return 0; }
+  use_lab
+}
+
+# build_kindlift: builds, and sets kindlift to the program.
+#
+# `make build` optimizes across crates, which takes minutes the first time. Who
+# only wants to see the demo gets the same code without that, in a profile of its
+# own: a release build neither undoes it nor is undone by it.
+build_kindlift() {
+  local target=${CARGO_TARGET_DIR:-target} profile=release
+  local -a config=()
+  if [[ ! -x $target/release/kindlift ]]; then
+    profile=demo
+    config=(
+      --config 'profile.demo.inherits="release"'
+      --config 'profile.demo.lto="off"'
+      --config 'profile.demo.codegen-units=16'
+    )
+  fi
+  cargo build --profile "$profile" "${config[@]}" --locked
+  kindlift=$(readlink -f "$target/$profile/kindlift")
+}
+
 scripts/setup.sh build
 
 # The lab's packages come over the network while cargo has the processors.
 preparing=""
-if ! find_cluster && ! use_lab; then
-  say "no Kind cluster here: making the lab, and building kindlift meanwhile"
+if ! find_place; then
+  say "no Kind cluster ${KINDLIFT_LAB_NAME:+in lab $KINDLIFT_LAB_NAME }here: making the lab, and building kindlift meanwhile"
   "$lab" prepare &
   preparing=$!
 fi
-cargo build --release --locked
-kindlift=${CARGO_TARGET_DIR:-target}/release/kindlift
-kindlift=$(readlink -f "$kindlift")
+build_kindlift
 if [[ -n $preparing ]]; then
   wait "$preparing" || die "the lab could not be prepared"
   "$lab" up
   use_lab || die "the lab is up, but has no Kind cluster"
 fi
 
-mapfile -t nodes < <("$provider" ps --filter "label=$label=$cluster" --format '{{.Names}}' | sort)
+# Not the load balancer, which several control planes have: it runs no containerd.
+found_nodes=$(for role in control-plane worker; do
+  "$provider" ps --filter "label=$label=$cluster" --filter "label=io.x-k8s.kind.role=$role" \
+    --format '{{.Names}}' | sort
+done)
+mapfile -t nodes <<<"$found_nodes"
+[[ -n ${nodes[0]} ]] || die "cluster '$cluster' has no node that runs"
 say "cluster '$cluster', ${#nodes[@]} nodes under $provider; ready after $((SECONDS - began)) s"
 
 work=$(mktemp -d)
 ids=()
+service=""
 clean_up() {
   local node id
   for id in "${ids[@]}"; do
@@ -87,11 +123,33 @@ clean_up() {
     command -v "$engine" >/dev/null || continue
     "$engine" image rm "$image:demo" >/dev/null 2>&1 || true
   done
+  if [[ -n $service ]]; then
+    kill "$service" 2>/dev/null || true
+    wait "$service" 2>/dev/null || true
+  fi
   rm -rf "$work"
 }
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Skaffold looks at the image through Docker's API, and kindlift under it too.
+# Where only Podman is, its API is served while the demo runs.
+if [[ $provider == podman ]] && ! docker version >/dev/null 2>&1; then
+  say "no Docker answers: serving Podman's API for the demo"
+  podman system service --time=0 "unix://$work/podman.sock" >"$work/podman.log" 2>&1 &
+  service=$!
+  waiting_since=$SECONDS
+  until [[ -S $work/podman.sock ]]; do
+    [[ -e /proc/$service && $((SECONDS - waiting_since)) -lt 30 ]] || {
+      cat "$work/podman.log" >&2
+      die "Podman's API does not come up"
+    }
+    sleep 0.1
+  done
+  export DOCKER_HOST=unix://$work/podman.sock
+  unset DOCKER_CONTEXT
+fi
 
 # A copy, because the demo edits it.
 cp -R examples/skaffold "$work/app"

@@ -30,6 +30,10 @@ check() {
   fi
 }
 
+# found WHAT TEXT: says so if an extraction found nothing; a loop over nothing
+# would pass.
+found() { [[ -n $2 ]] || { echo "found no $1: has the format changed?" && return 1; }; }
+
 texts=(README.md docs/*.md examples/*/README.md)
 
 # Each `kindlift COMMAND …` in texts and examples, one a line, quoting removed.
@@ -40,8 +44,10 @@ command_lines() {
 }
 
 flags_exist() {
-  local line command word
+  local line command word lines
   local -a words
+  lines=$(command_lines) || true
+  found "command line" "$lines" || return
   while read -r line; do
     read -r -a words <<<"$line"
     command=${words[1]}
@@ -51,38 +57,49 @@ flags_exist() {
       [[ $word == -* ]] || continue
       grep -qE -- "(^|[ ,])${word%%=*}([ ,=]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
     done
-  done < <(command_lines)
+  done <<<"$lines"
 }
 
 exit_codes_agree() {
-  local code
-  "$kindlift" --help | tr -s '\n ' ' ' | grep -oE 'Exit codes:.*' >"$work/codes"
+  local code codes
+  "$kindlift" --help | tr -s '\n ' ' ' | grep -oE 'Exit codes:.*' >"$work/codes" || true
+  found "exit codes in --help" "$(cat "$work/codes")" || return
+  codes=$(grep -oE '=> [0-9]+,' src/error.rs | grep -oE '[0-9]+') || true
+  found "exit code in src/error.rs" "$codes" || return
   while read -r code; do
     grep -qE "^\| ([0-9]+, )?$code(, [0-9]+)? \|" README.md || echo "README.md lacks exit code $code"
     grep -qwF "$code" "$work/codes" || echo "--help lacks exit code $code"
-  done < <(grep -oE '=> [0-9]+,' src/error.rs | grep -oE '[0-9]+')
+  done <<<"$codes"
 }
 
 links_lead_somewhere() {
-  local text link
+  local text link links all=""
   for text in "${texts[@]}"; do
+    # Not every text has one.
+    links=$(grep -oE '\]\([^)]+\)' "$text" | sed 's/^](//; s/)$//') || true
+    all+=$links
     while read -r link; do
+      [[ -n $link ]] || continue
       [[ $link == *://* || $link == '#'* ]] && continue
       [[ -e $(dirname "$text")/${link%%#*} ]] || echo "$text: $link leads nowhere"
-    done < <(grep -oE '\]\([^)]+\)' "$text" | sed 's/^](//; s/)$//')
+    done <<<"$links"
   done
+  found "link" "$all"
 }
 
 make_targets_exist() {
-  local target
+  local target targets
   # Prose may begin a line with "make"; a command ends there, or a comment follows.
+  targets=$(grep -ohE "(^|[\`'])make [a-z-]+ *([\`'#]|\$)" "${texts[@]}" scripts/*.sh |
+    grep -oE 'make [a-z-]+' | cut -d' ' -f2 | sort -u) || true
+  found "make target" "$targets" || return
   while read -r target; do
     make -n "$target" >/dev/null 2>&1 || echo "no make target: $target"
-  done < <(grep -ohE "(^|[\`'])make [a-z-]+ *([\`'#]|\$)" "${texts[@]}" scripts/*.sh |
-    grep -oE 'make [a-z-]+' | cut -d' ' -f2 | sort -u)
+  done <<<"$targets"
 }
 
 manifests_never_pull() {
+  found "image in examples/*/k8s.yaml" "$(grep -hE 'image: ' examples/*/k8s.yaml)" || return
   grep -nE 'image: .*:latest|imagePullPolicy: *Always' examples/*/k8s.yaml || true
 }
 
