@@ -163,9 +163,9 @@ impl Cluster {
 }
 
 /// Groups inspected containers into clusters. Pure: takes what the provider printed.
-fn group(provider: &Arc<Provider>, inspected: &[provider::Inspected]) -> Vec<Cluster> {
+fn group(provider: &Arc<Provider>, containers: &[provider::Container]) -> Vec<Cluster> {
     let mut clusters: HashMap<&str, Cluster> = HashMap::new();
-    for container in inspected {
+    for container in containers {
         let Some(name) = container.label(CLUSTER_LABEL) else {
             continue;
         };
@@ -177,14 +177,16 @@ fn group(provider: &Arc<Provider>, inspected: &[provider::Inspected]) -> Vec<Clu
             endpoints: Vec::new(),
         });
         if role == "control-plane" || role == "external-load-balancer" {
-            cluster.endpoints.extend(container.endpoints());
+            cluster
+                .endpoints
+                .extend(container.endpoints.iter().cloned());
         }
         if role == "control-plane" || role == "worker" {
             cluster.nodes.push(Node {
-                name: container.name().to_owned(),
-                id: container.id().to_owned(),
+                name: container.name.clone(),
+                id: container.id.clone(),
                 role: role.to_owned(),
-                state: container.state(),
+                state: container.state,
                 provider: Arc::clone(provider),
             });
         }

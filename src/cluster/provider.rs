@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use serde::Deserialize;
 use tokio::process::Command;
 
 use super::{CLUSTER_LABEL, Cluster, State, group};
-use crate::engine::context;
+use crate::engine::{Docker, context};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{self, Finished, Orphan};
@@ -119,6 +120,20 @@ impl Provider {
     /// # Errors
     /// Cluster error, if the program is not there or does not answer.
     pub async fn clusters(self: &Arc<Self>) -> Result<Vec<Cluster>> {
+        let listed = match self.kind {
+            // One API call in place of two commands, where the API is at hand.
+            ProviderKind::Docker => Docker::containers(&self.env, CLUSTER_LABEL).await?,
+            _ => None,
+        };
+        let containers = match listed {
+            Some(listed) => listed.into_iter().map(Container::from).collect(),
+            None => self.inspected().await?,
+        };
+        Ok(group(self, &containers))
+    }
+
+    /// Asks the program's command line.
+    async fn inspected(&self) -> Result<Vec<Container>> {
         let filter = format!("label={CLUSTER_LABEL}");
         let mut list = self.command();
         list.args(["ps", "-a", "-q", "--no-trunc", "--filter", &filter]);
@@ -146,7 +161,7 @@ impl Provider {
             )
             .because(e)
         })?;
-        Ok(group(self, &inspected))
+        Ok(inspected.into_iter().map(Container::from).collect())
     }
 
     async fn output(&self, command: Command) -> Result<Vec<u8>> {
@@ -221,53 +236,108 @@ struct Network {
 /// The port that kube-apiserver has in every Kind node.
 const API_PORT: u16 = 6443;
 
-impl Inspected {
+/// A container with Kind's label, whoever told of it.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub id: String,
+    pub name: String,
+    pub state: State,
+    pub labels: HashMap<String, String>,
+    /// Where an API server in it can be reached: published ports, its own addresses, its name.
+    pub endpoints: Vec<(String, u16)>,
+}
+
+impl Container {
     pub(super) fn label(&self, key: &str) -> Option<&str> {
-        self.config.labels.as_ref()?.get(key).map(String::as_str)
+        self.labels.get(key).map(String::as_str)
     }
 
-    pub(super) fn name(&self) -> &str {
-        self.name.trim_start_matches('/')
+    fn new(
+        id: String,
+        name: &str,
+        state: State,
+        labels: HashMap<String, String>,
+        published: Vec<(String, u16)>,
+        own: Vec<String>,
+    ) -> Self {
+        let name = name.trim_start_matches('/').to_owned();
+        let own = own.into_iter().filter(|address| !address.is_empty());
+        let endpoints = published
+            .into_iter()
+            .chain(own.map(|address| (address, API_PORT)))
+            .chain([(name.clone(), API_PORT)])
+            .collect();
+        Self {
+            id,
+            name,
+            state,
+            labels,
+            endpoints,
+        }
     }
+}
 
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub(super) fn state(&self) -> State {
-        if self.state.paused || self.state.status == "paused" {
+impl From<Inspected> for Container {
+    fn from(inspected: Inspected) -> Self {
+        let state = &inspected.state;
+        let state = if state.paused || state.status == "paused" {
             State::Paused
-        } else if self.state.running || self.state.status == "running" {
+        } else if state.running || state.status == "running" {
             State::Running
         } else {
             State::Stopped
-        }
-    }
-
-    /// Returns where this container's API server can be reached: published ports, its own
-    /// addresses and its name.
-    pub(super) fn endpoints(&self) -> Vec<(String, u16)> {
-        let settings = &self.network_settings;
+        };
+        let settings = inspected.network_settings;
         let published = settings
             .ports
-            .iter()
-            .flatten()
+            .unwrap_or_default()
+            .into_iter()
             .filter(|(port, _)| port.split('/').next() == Some("6443"))
-            .filter_map(|(_, bindings)| bindings.as_ref())
+            .filter_map(|(_, bindings)| bindings)
             .flatten()
-            .filter_map(|b| Some((b.host_ip.clone(), b.host_port.parse().ok()?)));
+            .filter_map(|b| Some((b.host_ip, b.host_port.parse().ok()?)))
+            .collect();
         let own = settings
             .networks
-            .iter()
-            .flat_map(HashMap::values)
-            .flat_map(|network| [&network.ipv4, &network.ipv6])
-            .chain([&settings.address])
-            .filter(|address| !address.is_empty())
-            .map(|address| (address.clone(), API_PORT));
-        published
-            .chain(own)
-            .chain([(self.name().to_owned(), API_PORT)])
-            .collect()
+            .unwrap_or_default()
+            .into_values()
+            .flat_map(|network| [network.ipv4, network.ipv6])
+            .chain([settings.address])
+            .collect();
+        let labels = inspected.config.labels.unwrap_or_default();
+        Self::new(inspected.id, &inspected.name, state, labels, published, own)
+    }
+}
+
+impl From<ContainerSummary> for Container {
+    fn from(summary: ContainerSummary) -> Self {
+        let state = match summary.state {
+            Some(ContainerSummaryStateEnum::RUNNING) => State::Running,
+            Some(ContainerSummaryStateEnum::PAUSED) => State::Paused,
+            _ => State::Stopped,
+        };
+        let published = summary
+            .ports
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|port| port.private_port == API_PORT)
+            .filter_map(|port| Some((port.ip.unwrap_or_default(), port.public_port?)))
+            .collect();
+        let own = summary
+            .network_settings
+            .and_then(|settings| settings.networks)
+            .unwrap_or_default()
+            .into_values()
+            .flat_map(|network| [network.ip_address, network.global_ipv6_address])
+            .flatten()
+            .collect();
+        let name = summary
+            .names
+            .and_then(|names| names.into_iter().next())
+            .unwrap_or_default();
+        let labels = summary.labels.unwrap_or_default();
+        let id = summary.id.unwrap_or_default();
+        Self::new(id, &name, state, labels, published, own)
     }
 }
 
@@ -288,8 +358,8 @@ pub(super) mod tests {
         node: &str,
         role: &str,
         port: u16,
-    ) -> Inspected {
-        serde_json::from_value(serde_json::json!({
+    ) -> Container {
+        let inspected: Inspected = serde_json::from_value(serde_json::json!({
             "Id": format!("id-{node}"), "Name": format!("/{node}"),
             "State": {"Status": "running", "Running": true, "Paused": false},
             "Config": {"Labels": {CLUSTER_LABEL: cluster, super::super::ROLE_LABEL: role}},
@@ -298,7 +368,8 @@ pub(super) mod tests {
                 "Networks": {"kind": {"IPAddress": "172.18.0.2", "GlobalIPv6Address": ""}},
             },
         }))
-        .unwrap()
+        .unwrap();
+        inspected.into()
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! Saving goes through the command because bollard's export has no `platform`, without which the
 //! containerd store writes an index that names platforms it does not have.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::time::Duration;
 
-use bollard::models::ImageInspect;
-use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
+use bollard::models::{ContainerSummary, ImageInspect};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, TagImageOptions};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -89,6 +90,45 @@ impl Docker {
             podman,
             env: env.clone(),
         })
+    }
+
+    /// Lists the containers with a label, stopped ones included, at the local endpoint that an
+    /// environment names. None, if that is no local socket.
+    ///
+    /// # Errors
+    /// Cluster error, naming the endpoint.
+    pub async fn containers(env: &Env, label: &str) -> Result<Option<Vec<ContainerSummary>>> {
+        let endpoint = context::resolve(env).map_err(|e| e.with_kind(ErrorKind::Cluster))?;
+        let Some(socket) = endpoint.socket() else {
+            return Ok(None);
+        };
+        let failed = |e: bollard::errors::Error| {
+            Error::new(
+                ErrorKind::Cluster,
+                format!("Docker does not list containers at {endpoint}"),
+            )
+            .because(e)
+        };
+        let path = socket.to_string_lossy();
+        let api = bollard::Docker::connect_with_unix(
+            &path,
+            DEADLINE.as_secs(),
+            bollard::API_DEFAULT_VERSION,
+        )
+        .map_err(failed)?;
+        let api = api.negotiate_version().await.map_err(failed)?;
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(HashMap::from([(
+                "label".to_owned(),
+                vec![label.to_owned()],
+            )])),
+            ..ListContainersOptions::default()
+        };
+        api.list_containers(Some(options))
+            .await
+            .map(Some)
+            .map_err(failed)
     }
 
     /// Describes the engine for messages.

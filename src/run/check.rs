@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
 use super::{LoadRequest, Where, allow, find, warn_about_latest};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Node};
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
@@ -47,6 +47,8 @@ struct Opened {
     engine: Result<Engine>,
     cluster: Cluster,
     sessions: Vec<Arc<Session>>,
+    /// A crictl on each node, for the first name that is looked at.
+    waiting: Vec<Waiting>,
 }
 
 /// Proves with crictl that every node has the engine's image, whole.
@@ -65,7 +67,7 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     } else {
         names
     };
-    let opened = open(job, request, &mut clock).await?;
+    let mut opened = open(job, request, &mut clock).await?;
     let mut outcomes = Vec::new();
     for name in &names {
         let began = Instant::now();
@@ -78,6 +80,7 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
             .cancel
             .unless(examine(
                 &opened.sessions,
+                take_waiting(&mut opened.waiting, &opened.sessions)?,
                 name,
                 expected.as_ref(),
                 &request.place,
@@ -95,6 +98,7 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
                 .cancel
                 .unless(examine(
                     &opened.sessions,
+                    take_waiting(&mut opened.waiting, &opened.sessions)?,
                     name,
                     expected.as_ref(),
                     &request.place,
@@ -125,7 +129,7 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
         return Ok(Vec::new());
     };
     warn_about_latest(job, &name);
-    let opened = open(job, request, &mut clock).await?;
+    let mut opened = open(job, request, &mut clock).await?;
     let began = Instant::now();
     let record = match &opened.engine {
         Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await?,
@@ -139,6 +143,7 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
             job.cancel
                 .unless(examine(
                     &opened.sessions,
+                    take_waiting(&mut opened.waiting, &opened.sessions)?,
                     name,
                     expected.as_ref(),
                     &request.place,
@@ -203,10 +208,13 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     };
     let place = async {
         let (cluster, nodes) = find(job, &request.place, false).await?;
+        // crictl starts while the sessions open.
+        let waiting = start_all(&nodes)?;
         let sessions = load::open(&nodes, job).await?;
-        Ok((cluster, sessions))
+        Ok((cluster, sessions, waiting))
     };
-    let (engine, (cluster, sessions)) = futures_util::try_join!(job.cancel.unless(engine), place)?;
+    let (engine, (cluster, sessions, waiting)) =
+        futures_util::try_join!(job.cancel.unless(engine), place)?;
     clock.end("find", began);
     match &engine {
         Err(_) if request.engine.is_some() || job.env.get("KINDLIFT_ENGINE").is_some() => {
@@ -222,7 +230,21 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
         engine,
         cluster,
         sessions,
+        waiting,
     })
+}
+
+/// Starts a crictl on each node.
+fn start_all<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Result<Vec<Waiting>> {
+    nodes.into_iter().map(Waiting::start).collect()
+}
+
+/// Returns the crictls that wait; new ones, once those are used up.
+fn take_waiting(waiting: &mut Vec<Waiting>, sessions: &[Arc<Session>]) -> Result<Vec<Waiting>> {
+    if waiting.is_empty() {
+        return start_all(sessions.iter().map(|session| session.node()));
+    }
+    Ok(std::mem::take(waiting))
 }
 
 /// What the nodes' image is compared with.
@@ -245,11 +267,16 @@ impl Expected<'_> {
 /// Looks at every node, and compares.
 async fn examine(
     sessions: &[Arc<Session>],
+    waiting: Vec<Waiting>,
     name: &Reference,
     expected: Option<&Expected<'_>>,
     place: &Where,
 ) -> Result<Finding> {
-    let verdicts = try_join_all(sessions.iter().map(|session| judge(session, name, place))).await?;
+    let judging = sessions
+        .iter()
+        .zip(waiting)
+        .map(|(session, waiting)| judge(session, waiting, name, place));
+    let verdicts = try_join_all(judging).await?;
     let mut finding = Finding {
         wrong: Vec::new(),
         nodes: Vec::new(),
@@ -302,10 +329,13 @@ async fn examine(
     Ok(finding)
 }
 
-async fn judge(session: &Session, name: &Reference, place: &Where) -> Result<Verdict> {
+async fn judge(
+    session: &Session,
+    waiting: Waiting,
+    name: &Reference,
+    place: &Where,
+) -> Result<Verdict> {
     let began = Instant::now();
-    // crictl starts while we look.
-    let waiting = Waiting::start(session.node())?;
     let image = match on_node::held(session, &name.to_string())
         .await
         .map_err(|e| e.with_kind(ErrorKind::Verify))?

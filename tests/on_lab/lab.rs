@@ -320,6 +320,9 @@ impl Cluster {
             n => format!("{}-worker{n}", cluster.name),
         });
         cluster.nodes = std::iter::once(control_plane).chain(workers).collect();
+        // What making the node has left unreferenced goes now, and not between two looks.
+        let prune = ["ctr", "-n", "k8s.io", "content", "prune", "references"];
+        on_each(&cluster.nodes, |node| exec(node, &prune).expect(0));
         cluster
     }
 
