@@ -53,6 +53,8 @@ state=$("$lab" status) || state=down
 if grep -q '^ *down$' <<<"$state"; then
   lab_is_ours=yes
 fi
+# The nodes of older suites too: the tests start them when they need them.
+"$lab" prepare --all
 "$lab" up --all
 exports=$("$lab" env)
 eval "$exports"

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kindlift::engine::EngineKind;
 use kindlift::env::Env;
@@ -145,7 +146,11 @@ pub fn run() -> ExitCode {
     let start = Instant::now();
     let verbosity = verbosity(&cli.global);
     log(verbosity);
-    let result = execute(&cli, verbosity);
+    let result = execute(&cli, verbosity).map_err(|e| {
+        // What the library did not make is a failure of the program around it.
+        e.downcast::<Error>()
+            .unwrap_or_else(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
+    });
     match (&result, cli.global.output) {
         (Ok(outcomes), Output::Text) => {
             if verbosity >= Verbosity::Normal {
@@ -175,13 +180,13 @@ fn wants_json() -> bool {
             .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
-fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
+fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Vec<Outcome>> {
     // One thread, which lives as long as the process: children are told to die with the thread
     // that spawned them.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Error::new(ErrorKind::Internal, "cannot start").because(e))?;
+        .context("cannot start")?;
     let report: Arc<dyn Report> = Arc::new(Text::new(verbosity));
     let job = Job {
         env: Env::new(std::env::vars_os()),
@@ -193,10 +198,10 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
     let result = runtime.block_on(async {
         let _listening = listen(&job.cancel)?;
         match &cli.command {
-            Command::Build(args) => args.run(&job).await,
-            Command::Load(args) => args.run(&job).await,
-            Command::Ensure(args) => args.run(&job).await,
-            Command::Verify(args) => args.run(&job).await,
+            Command::Build(args) => args.run(&job).await.map_err(anyhow::Error::from),
+            Command::Load(args) => args.run(&job).await.map_err(anyhow::Error::from),
+            Command::Ensure(args) => args.run(&job).await.map_err(anyhow::Error::from),
+            Command::Verify(args) => args.run(&job).await.map_err(anyhow::Error::from),
         }
     });
     // A read that hangs in a worker thread must not keep us.
@@ -205,11 +210,11 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> Result<Vec<Outcome>, Error> {
 }
 
 /// Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end.
-fn listen(cancel: &Cancel) -> Result<tokio_util::task::AbortOnDropHandle<()>, Error> {
+fn listen(cancel: &Cancel) -> anyhow::Result<tokio_util::task::AbortOnDropHandle<()>> {
     use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e| Error::new(ErrorKind::Internal, "cannot listen for signals").because(e);
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let deaf = "cannot listen for signals";
+    let mut interrupt = signal(SignalKind::interrupt()).context(deaf)?;
+    let mut terminate = signal(SignalKind::terminate()).context(deaf)?;
     let cancel = cancel.clone();
     let listening = tokio::spawn(async move {
         let mut stopping = false;

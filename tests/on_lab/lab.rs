@@ -301,13 +301,21 @@ pub struct Cluster {
 impl Cluster {
     /// Makes a control plane and so many workers, with flags for `docker run`.
     pub fn new(theme: &str, workers: usize, run_args: &[&str]) -> Self {
+        let run_args = run_args.iter().flat_map(|arg| ["--run-arg", *arg]);
+        Self::make(theme, workers, &run_args.collect::<Vec<_>>())
+    }
+
+    /// Makes a control plane and a worker of another Debian suite: an older containerd.
+    pub fn of_suite(suite: &str) -> Self {
+        Self::make(suite, 1, &["--suite", suite])
+    }
+
+    fn make(theme: &str, workers: usize, args: &[&str]) -> Self {
         let name = unique(theme);
         let count = workers.to_string();
         let mut up = lab_tool();
-        up.args(["cluster", "up", &name, "--workers", &count]);
-        for arg in run_args {
-            up.args(["--run-arg", arg]);
-        }
+        up.args(["cluster", "up", &name, "--workers", &count])
+            .args(args);
         // From here on what was made goes, even where it is half of it.
         let mut cluster = Self {
             name,

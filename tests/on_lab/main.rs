@@ -22,3 +22,4 @@ mod skaffold;
 mod sources;
 mod tilt;
 mod trouble;
+mod versions;

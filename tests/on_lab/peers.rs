@@ -38,7 +38,7 @@ fn lacks_content(run: Run) {
 
 /// Starts a container of an image on a node, as a kubelet would, and returns its log.
 #[track_caller]
-fn run_on(node: &str, image: &str) -> String {
+pub fn run_on(node: &str, image: &str) -> String {
     let id = lab::unique("pod");
     let pod = serde_json::json!({
         "metadata": {"name": id, "namespace": "default", "uid": id, "attempt": 0},
