@@ -58,12 +58,7 @@ impl Docker {
         let api = match endpoint.socket() {
             Some(socket) => {
                 knock(&socket).await.map_err(|e| explain(e, &failed))?;
-                let path = socket.to_string_lossy().into_owned();
-                bollard::Docker::connect_with_unix(
-                    &path,
-                    DEADLINE.as_secs(),
-                    bollard::API_DEFAULT_VERSION,
-                )
+                at_socket(&socket)
             }
             None => dial::connect(env, DEADLINE),
         }
@@ -109,13 +104,7 @@ impl Docker {
             )
             .because(e)
         };
-        let path = socket.to_string_lossy();
-        let api = bollard::Docker::connect_with_unix(
-            &path,
-            DEADLINE.as_secs(),
-            bollard::API_DEFAULT_VERSION,
-        )
-        .map_err(failed)?;
+        let api = at_socket(&socket).map_err(failed)?;
         let api = api.negotiate_version().await.map_err(failed)?;
         let options = ListContainersOptions {
             all: true,
@@ -309,6 +298,15 @@ impl Docker {
         let command = self.command(&["image", "save", name], Orphan::Kill);
         spool(command, file, job).await
     }
+}
+
+/// Makes an API client for a local socket.
+fn at_socket(socket: &std::path::Path) -> Result<bollard::Docker, bollard::errors::Error> {
+    bollard::Docker::connect_with_unix(
+        &socket.to_string_lossy(),
+        DEADLINE.as_secs(),
+        bollard::API_DEFAULT_VERSION,
+    )
 }
 
 /// Connects to a socket only to learn what is wrong with it; bollard's errors do not tell.

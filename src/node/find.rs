@@ -2,17 +2,15 @@
 //!
 //! CRI's word is no evidence: it lists images whose layers were never unpacked or are gone.
 
-use std::collections::HashMap;
-
+use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::{InfoRequest, ReadContentRequest};
 use containerd_client::tonic::{Response, Status};
 use oci_spec::image::{Descriptor, ImageIndex};
 
-use super::session::{Failure, Session};
+use super::session::Session;
 use super::{name, stage};
 use crate::engine::ImageRecord;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform};
 
 /// What stands behind a name on a node.
@@ -49,7 +47,8 @@ pub async fn held(session: &Session, name: &str) -> Result<Held> {
             "containerd.io/gc.ref.snapshot.{}",
             session.facts().snapshotter
         );
-        let labels = labels(session, &image.config.digest).await?;
+        let config = stage::blob_info(session, &image.config.digest).await?;
+        let labels = config.map(|info| info.labels).unwrap_or_default();
         // Without the label the layers go with the next collection.
         if labels.get(&key).map(String::as_str) != Some(top.to_string().as_str()) {
             return Ok(Held::Broken("nothing holds its unpacked layers".to_owned()));
@@ -178,23 +177,5 @@ async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<
         Ok(_) => Ok(None),
         Err(failure) if failure.not_found() => Ok(None),
         Err(failure) => Err(failure.into()),
-    }
-}
-
-async fn labels(session: &Session, digest: &Digest) -> Result<HashMap<String, String>> {
-    let request = session.request(
-        InfoRequest {
-            digest: digest.to_string(),
-        },
-        None,
-    );
-    let mut client = ContentClient::new(session.channel());
-    match session
-        .call("looking at labels", client.info(request))
-        .await
-    {
-        Ok(answer) => Ok(answer.info.map(|info| info.labels).unwrap_or_default()),
-        Err(failure) if Failure::not_found(&failure) => Ok(HashMap::new()),
-        Err(failure) => Err(Error::from(failure)),
     }
 }

@@ -464,6 +464,14 @@ async fn has_snapshot(session: &Session, chain: &ChainId) -> Result<bool, Failur
 }
 
 async fn has_blob(session: &Session, digest: &Digest) -> Result<bool, Failure> {
+    Ok(blob_info(session, digest).await?.is_some())
+}
+
+/// Returns what a node knows of a blob: its size and labels. None, if it has none.
+///
+/// # Errors
+/// The call's failure.
+pub async fn blob_info(session: &Session, digest: &Digest) -> Result<Option<Info>, Failure> {
     let request = session.request(
         InfoRequest {
             digest: digest.to_string(),
@@ -475,8 +483,8 @@ async fn has_blob(session: &Session, digest: &Digest) -> Result<bool, Failure> {
         .call("looking for a blob", client.info(request))
         .await
     {
-        Ok(_) => Ok(true),
-        Err(failure) if failure.not_found() => Ok(false),
+        Ok(answer) => Ok(answer.info),
+        Err(failure) if failure.not_found() => Ok(None),
         Err(failure) => Err(failure),
     }
 }

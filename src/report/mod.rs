@@ -7,7 +7,7 @@ mod json;
 mod text;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -119,11 +119,6 @@ impl Clock {
             start: Instant::now(),
             phases: BTreeMap::new(),
         }
-    }
-
-    /// Returns the time since the start.
-    pub fn elapsed(&self) -> Duration {
-        self.start.elapsed()
     }
 
     /// Notes a phase that began at a time and ends now.

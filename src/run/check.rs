@@ -51,6 +51,33 @@ struct Opened {
     waiting: Vec<Waiting>,
 }
 
+impl Opened {
+    /// Looks an image up in the engine, if there is one.
+    async fn look_up(&self, job: &Job, name: &Reference) -> Result<Option<ImageRecord>> {
+        match &self.engine {
+            Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await,
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Looks at every node, and compares; with the crictls that wait, or new ones once those are
+    /// used up.
+    async fn examine(
+        &mut self,
+        job: &Job,
+        request: &LoadRequest,
+        name: &Reference,
+        expected: Option<&Expected<'_>>,
+    ) -> Result<Finding> {
+        let waiting = match std::mem::take(&mut self.waiting) {
+            used if used.is_empty() => start_all(self.sessions.iter().map(|s| s.node()))?,
+            waiting => waiting,
+        };
+        let examining = examine(&self.sessions, waiting, name, expected, &request.place);
+        job.cancel.unless(examining).await
+    }
+}
+
 /// Proves with crictl that every node has the engine's image, whole.
 ///
 /// # Errors
@@ -71,20 +98,10 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for name in &names {
         let began = Instant::now();
-        let record = match &opened.engine {
-            Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await?,
-            Err(_) => None,
-        };
-        let mut expected = record.as_ref().map(Expected::Described);
-        let mut finding = job
-            .cancel
-            .unless(examine(
-                &opened.sessions,
-                take_waiting(&mut opened.waiting, &opened.sessions)?,
-                name,
-                expected.as_ref(),
-                &request.place,
-            ))
+        let record = opened.look_up(job, name).await?;
+        let expected = record.as_ref().map(Expected::Described);
+        let mut finding = opened
+            .examine(job, request, name, expected.as_ref())
             .await?;
         // The engine's description does not always name the config: then its export does.
         if let (Ok(engine), Some(record)) = (&opened.engine, &record)
@@ -93,17 +110,8 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
         {
             let exported = engine.export(record.id.0.as_str(), &record.platform, job);
             let id = job.cancel.unless(exported).await?.0.id();
-            expected = Some(Expected::Id(id));
-            finding = job
-                .cancel
-                .unless(examine(
-                    &opened.sessions,
-                    take_waiting(&mut opened.waiting, &opened.sessions)?,
-                    name,
-                    expected.as_ref(),
-                    &request.place,
-                ))
-                .await?;
+            let expected = Expected::Id(id);
+            finding = opened.examine(job, request, name, Some(&expected)).await?;
         }
         clock.end("verify", began);
         outcomes.push(finding.outcome(name, &opened.cluster, &clock)?);
@@ -131,23 +139,14 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     warn_about_latest(job, &name);
     let mut opened = open(job, request, &mut clock).await?;
     let began = Instant::now();
-    let record = match &opened.engine {
-        Ok(engine) => job.cancel.unless(engine.inspect(&name.to_string())).await?,
-        Err(_) => None,
-    };
+    let record = opened.look_up(job, &name).await?;
     let names = names_known(&name, naming, record.as_ref())?;
     let expected = record.as_ref().map(Expected::Described);
     let mut findings = Vec::new();
     for name in &names {
         findings.push(
-            job.cancel
-                .unless(examine(
-                    &opened.sessions,
-                    take_waiting(&mut opened.waiting, &opened.sessions)?,
-                    name,
-                    expected.as_ref(),
-                    &request.place,
-                ))
+            opened
+                .examine(job, request, name, expected.as_ref())
                 .await?,
         );
     }
@@ -237,14 +236,6 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
 /// Starts a crictl on each node.
 fn start_all<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Result<Vec<Waiting>> {
     nodes.into_iter().map(Waiting::start).collect()
-}
-
-/// Returns the crictls that wait; new ones, once those are used up.
-fn take_waiting(waiting: &mut Vec<Waiting>, sessions: &[Arc<Session>]) -> Result<Vec<Waiting>> {
-    if waiting.is_empty() {
-        return start_all(sessions.iter().map(|session| session.node()));
-    }
-    Ok(std::mem::take(waiting))
 }
 
 /// What the nodes' image is compared with.
