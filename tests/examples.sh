@@ -55,7 +55,7 @@ flags_exist() {
     for word in "${words[@]:2}"; do
       [[ $word != -- ]] || break
       [[ $word == -* ]] || continue
-      grep -qE -- "(^|[ ,])${word%%=*}([ ,=]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
+      grep -qE -- "(^|[ ,])${word%%=*}([] ,=[]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
     done
   done <<<"$lines"
 }
