@@ -4,6 +4,7 @@
 //! See tests/lab/README.md for how to bring the lab up.
 
 mod engines;
+#[path = "../support/lab.rs"]
 mod lab;
 mod registry;
 #[path = "../support/run.rs"]

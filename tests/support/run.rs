@@ -141,6 +141,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Tells whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Returns what it has written to stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()

@@ -1,0 +1,161 @@
+//! The two images that take turns under one tag, and what the nodes say of it.
+
+use std::process::Command;
+
+use crate::lab::{self, App, Cluster, Node};
+use crate::run;
+
+/// The two images; each container says which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Colour {
+    Red,
+    Blue,
+}
+
+impl Colour {
+    pub const BOTH: [Self; 2] = [Self::Red, Self::Blue];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Red => "red",
+            Self::Blue => "blue",
+        }
+    }
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Red => Self::Blue,
+            Self::Blue => Self::Red,
+        }
+    }
+}
+
+/// Where an image is loaded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Archive,
+    Folder,
+    Engine,
+}
+
+/// What stands behind the tag on a node.
+pub type Holds = Option<Colour>;
+
+/// Both images, in the engine and in files, and the cluster that they are loaded into.
+pub struct Subject {
+    pub cluster: Cluster,
+    app: App,
+    ids: [String; 2],
+}
+
+impl Subject {
+    /// Builds the images: no layer's chain is in both, so that each load has to stage.
+    pub fn new(theme: &str, workers: usize) -> Self {
+        let app = App::new(theme);
+        let ids = Colour::BOTH.map(|colour| {
+            let word = colour.name();
+            for file in ["first.bin", "second.bin", "third.bin"] {
+                app.random(file, 1_000_000);
+            }
+            app.dockerfile(&format!(
+                "FROM scratch\nCOPY first.bin /\nCOPY busybox /bin/busybox\nCOPY second.bin /\n\
+                 COPY third.bin /\nENTRYPOINT [\"/bin/busybox\", \"echo\", \"{word}\"]\n"
+            ));
+            let folder = app.folder().to_str().unwrap();
+            lab::docker(&["build", "--quiet", "--tag", &app.tag(word), folder]);
+            lab::docker(&["tag", &app.tag(word), &app.tag("dev")]);
+            let archive = text(&app, &format!("{word}.tar"));
+            lab::docker(&["save", "--output", &archive, &app.tag("dev")]);
+            let layout = text(&app, word);
+            std::fs::create_dir(&layout).unwrap();
+            run::run(lab::program("tar").args(["-xf", &archive, "-C", &layout])).expect(0);
+            let manifest = std::fs::read(app.path(word).join("manifest.json")).unwrap();
+            let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+            let config = manifest[0]["Config"].as_str().unwrap();
+            format!("sha256:{}", config.rsplit('/').next().unwrap())
+        });
+        Self {
+            cluster: Cluster::new(theme, workers, &[]),
+            app,
+            ids,
+        }
+    }
+
+    /// The load of one of them under the common tag.
+    pub fn load(&self, colour: Colour, source: Source) -> Command {
+        let source = match source {
+            Source::Archive => text(&self.app, &format!("{}.tar", colour.name())),
+            Source::Folder => text(&self.app, colour.name()),
+            Source::Engine => {
+                let tag = ["tag", &self.app.tag(colour.name()), &self.app.tag("dev")];
+                lab::docker(&tag);
+                self.app.tag("dev")
+            }
+        };
+        let mut kindlift = lab::kindlift();
+        kindlift
+            .args(["load", &source, "--cluster", &self.cluster.name])
+            .args(["--verbose", "--stall-timeout", "2"]);
+        kindlift
+    }
+
+    /// Starts a container of the tag on each node and has it say what it is; asks crictl too.
+    #[track_caller]
+    pub fn holds(&self) -> Vec<Holds> {
+        let name = self.app.on_node("dev");
+        let script = format!(
+            "c='ctr -n k8s.io'\n\
+             row=$($c images check name=={name} | tail -n +2)\n\
+             id=$(crictl inspecti -o json {name} 2>/dev/null | jq -r .status.id)\n\
+             case $row in\n\
+             '') echo absent ;;\n\
+             *true*) $c run --rm --snapshotter overlayfs {name} kill-test ;;\n\
+             *) echo \"torn: $row\" ;;\n\
+             esac 2>&1\n\
+             echo \"$id\""
+        );
+        let answers = lab::on_each(&self.cluster.nodes, |node| {
+            lab::exec(node, &["sh", "-c", &script]).expect(0)
+        });
+        let told = self.cluster.nodes.iter().zip(&answers).map(|(node, run)| {
+            let mut lines = run.stdout.lines();
+            let (said, id) = (lines.next().unwrap(), lines.next().unwrap());
+            let known = Colour::BOTH
+                .into_iter()
+                .zip(&self.ids)
+                .find(|(colour, known)| colour.name() == said && *known == id);
+            match known {
+                Some((colour, _)) => Some(colour),
+                None if said == "absent" && id.is_empty() => None,
+                None => panic!("on {node} the tag is broken:\n{run}"),
+            }
+        });
+        told.collect()
+    }
+
+    /// Removes images from all nodes.
+    pub fn forget(&self, colours: &[Colour]) {
+        let ids: Vec<&str> = colours
+            .iter()
+            .map(|colour| self.ids[*colour as usize].as_str())
+            .collect();
+        // One that is not there is no reason to stop.
+        let script = format!("for id in {}; do crictl rmi $id; done; true", ids.join(" "));
+        lab::on_each(&self.cluster.nodes, |node| {
+            lab::exec(node, &["sh", "-c", &script]).expect(0)
+        });
+    }
+
+    /// What is on all nodes once containerd has collected what nothing holds.
+    pub fn collected(&self) -> Vec<Node> {
+        lab::on_each(&self.cluster.nodes, |node| {
+            let prune = ["ctr", "-n", "k8s.io", "content", "prune", "references"];
+            lab::exec(node, &prune).expect(0);
+            Node::of(node)
+        })
+    }
+}
+
+fn text(app: &App, file: &str) -> String {
+    app.path(file).to_str().unwrap().to_owned()
+}
