@@ -6,6 +6,8 @@
 mod engines;
 #[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/pair.rs"]
+mod pair;
 mod registry;
 #[path = "../support/run.rs"]
 mod run;
@@ -16,6 +18,7 @@ mod contexts;
 mod loader;
 mod matrix;
 mod output;
+mod overtaken;
 mod peers;
 mod push;
 mod signals;

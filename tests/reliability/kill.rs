@@ -1,12 +1,12 @@
 //! The test itself.
 
-use std::io::Write;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::lab::{self, Node};
+use crate::lab::{self, Cluster, Node};
+use crate::pair::{Colour, Holds, Pair, Source};
 use crate::run::{self, Running};
 use crate::strike::{Strike, Target};
-use crate::subject::{Colour, Holds, Source, Subject};
 use crate::tally::{Phase, Tally};
 
 /// How long a load takes, and its parts.
@@ -25,14 +25,10 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
-/// Tells something although the test may succeed, when cargo hides what tests print.
-fn tell(text: &str) {
-    writeln!(std::io::stderr(), "{text}").unwrap();
-}
-
 /// One test under way.
 struct Soak {
-    subject: Subject,
+    cluster: Cluster,
+    pair: Pair,
     targets: Vec<Target>,
     random: fastrand::Rng,
     /// The nodes without either image, and with each alone.
@@ -45,20 +41,22 @@ struct Soak {
 
 impl Soak {
     fn new(seed: u64) -> Self {
-        let subject = Subject::new("kill", 2);
-        let targets = subject.cluster.nodes.iter().map(|n| Target::new(n));
-        let targets = targets.collect();
-        let empty = subject.collected();
+        let pair = Pair::new("kill");
+        let cluster = Cluster::new("kill", 2, &[]);
+        let targets = cluster.nodes.iter().map(|name| Target::new(name)).collect();
+        let empty = collected(&cluster);
         let alone = Colour::BOTH.map(|colour| {
-            run::run(&mut subject.load(colour, Source::Archive)).expect(0);
-            subject.forget(&[colour.other()]);
-            subject.collected()
+            run::run(&mut load(&pair, colour, Source::Archive, &cluster)).expect(0);
+            pair.forget(&cluster.nodes, &[colour.other()]);
+            collected(&cluster)
         });
-        let courses = [Source::Archive, Source::Engine].map(|source| calibrate(&subject, source));
-        tell(&format!("loads that nobody disturbs: {courses:?}"));
-        subject.forget(&Colour::BOTH);
+        let courses =
+            [Source::Archive, Source::Engine].map(|source| calibrate(&pair, source, &cluster));
+        run::tell(&format!("loads that nobody disturbs: {courses:?}"));
+        pair.forget(&cluster.nodes, &Colour::BOTH);
         Self {
-            subject,
+            cluster,
+            pair,
             targets,
             random: fastrand::Rng::with_seed(seed),
             empty,
@@ -87,7 +85,7 @@ impl Soak {
         let node = pick(random, &self.targets);
 
         let began = Instant::now();
-        let mut running = run::start(&mut self.subject.load(new, source));
+        let mut running = run::start(&mut load(&self.pair, new, source, &self.cluster));
         // Mostly anywhere in the course; sometimes where names change, which is short.
         match random.u8(0..8) {
             0 => aim(&mut running, random, Phase::Name, course.naming),
@@ -108,8 +106,8 @@ impl Soak {
         }
         let phase = Phase::of(&said);
 
-        let holds = self.subject.holds();
-        tell(&format!(
+        let holds = self.pair.holds(&self.cluster.nodes);
+        run::tell(&format!(
             "run {n}: {source:?} {from:?} -> {new:?}: {strike:?} on {} in {phase:?} at {:.0} %: exit {}, {holds:?}",
             node.name,
             moment * 100.0,
@@ -135,25 +133,25 @@ impl Soak {
             Some(old) if random.u8(0..4) == 0 => old,
             _ => new,
         };
-        run::run(&mut self.subject.load(wanted, source)).expect(0);
+        run::run(&mut load(&self.pair, wanted, source, &self.cluster)).expect(0);
         assert!(
-            self.subject
-                .holds()
+            self.pair
+                .holds(&self.cluster.nodes)
                 .iter()
                 .all(|holds| *holds == Some(wanted)),
             "the next run did not make the nodes equal"
         );
-        lab::on_each(&self.subject.cluster.nodes, |node| {
+        lab::on_each(&self.cluster.nodes, |node| {
             assert_eq!(lab::leases(node), [].into(), "{node}");
             assert_eq!(Node::of(node).ingests, [].into(), "{node}");
         });
         // Now and then the tag is not there before.
         if self.random.u8(0..5) == 0 {
-            self.subject.forget(&Colour::BOTH);
+            self.pair.forget(&self.cluster.nodes, &Colour::BOTH);
             self.is(&self.empty);
             return None;
         }
-        self.subject.forget(&[wanted.other()]);
+        self.pair.forget(&self.cluster.nodes, &[wanted.other()]);
         self.is(&self.alone[wanted as usize]);
         Some(wanted)
     }
@@ -163,7 +161,7 @@ impl Soak {
         let mut last = Vec::new();
         let end = Instant::now() + Duration::from_secs(20);
         while Instant::now() < end {
-            last = self.subject.cluster.state();
+            last = self.cluster.state();
             if last == clean {
                 return;
             }
@@ -172,15 +170,31 @@ impl Soak {
     }
 }
 
+/// A load that gives up a silent node soon.
+fn load(pair: &Pair, colour: Colour, source: Source, cluster: &Cluster) -> Command {
+    let mut kindlift = pair.load(colour, source, &cluster.name);
+    kindlift.args(["--stall-timeout", "2"]);
+    kindlift
+}
+
+/// What is on all nodes once containerd has collected what nothing holds.
+fn collected(cluster: &Cluster) -> Vec<Node> {
+    lab::on_each(&cluster.nodes, |node| {
+        let prune = ["ctr", "-n", "k8s.io", "content", "prune", "references"];
+        lab::exec(node, &prune).expect(0);
+        Node::of(node)
+    })
+}
+
 /// Loads an image that the nodes do not have, three times; the slowest and the fastest do not
 /// count.
-fn calibrate(subject: &Subject, source: Source) -> Course {
+fn calibrate(pair: &Pair, source: Source, cluster: &Cluster) -> Course {
     let mut courses: Vec<Course> = [Colour::Red, Colour::Blue, Colour::Red]
         .map(|colour| {
-            subject.forget(&Colour::BOTH);
-            subject.collected();
+            pair.forget(&cluster.nodes, &Colour::BOTH);
+            collected(cluster);
             let began = Instant::now();
-            let run = run::run(subject.load(colour, source).args(["--output", "json"]));
+            let run = run::run(load(pair, colour, source, cluster).args(["--output", "json"]));
             let whole = began.elapsed();
             let phases = run.expect(0).json()["images"][0]["phases"].clone();
             let took = |phase: &str| {
@@ -218,7 +232,7 @@ fn pick<'a, T>(random: &mut fastrand::Rng, all: &'a [T]) -> &'a T {
 fn killed_at_any_moment() {
     let runs = number("KINDLIFT_SOAK_RUNS").unwrap_or(20);
     let seed = number("KINDLIFT_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    tell(&format!(
+    run::tell(&format!(
         "{runs} runs; the same choices again: KINDLIFT_SOAK_SEED={seed}"
     ));
     let mut soak = Soak::new(seed);
@@ -227,7 +241,7 @@ fn killed_at_any_moment() {
     for n in 0..runs {
         holds = soak.turn(usize::try_from(n).unwrap(), holds);
     }
-    tell(&format!(
+    run::tell(&format!(
         "{runs} runs in {} s, seed {seed}\n{}",
         began.elapsed().as_secs(),
         soak.tally

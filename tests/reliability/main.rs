@@ -6,11 +6,13 @@
 #[path = "../support/lab.rs"]
 #[expect(dead_code, reason = "most of it is for the other lab tests")]
 mod lab;
+#[path = "../support/pair.rs"]
+#[expect(dead_code, reason = "some of it is for the other tests")]
+mod pair;
 #[path = "../support/run.rs"]
 #[expect(dead_code, reason = "some of it is for the other tests")]
 mod run;
 
 mod kill;
 mod strike;
-mod subject;
 mod tally;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::pair::Holds;
 use crate::strike::Strike;
-use crate::subject::Holds;
 
 /// Where a load was, by the last of its own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,8 +1,8 @@
-//! The two images that take turns under one tag, and what the nodes say of it.
+//! Two images that take turns under one tag, and what the nodes say of it.
 
 use std::process::Command;
 
-use crate::lab::{self, App, Cluster, Node};
+use crate::lab::{self, App};
 use crate::run;
 
 /// The two images; each container says which it is.
@@ -41,16 +41,15 @@ pub enum Source {
 /// What stands behind the tag on a node.
 pub type Holds = Option<Colour>;
 
-/// Both images, in the engine and in files, and the cluster that they are loaded into.
-pub struct Subject {
-    pub cluster: Cluster,
-    app: App,
+/// Both images, in the engine and in files.
+pub struct Pair {
+    pub app: App,
     ids: [String; 2],
 }
 
-impl Subject {
-    /// Builds the images: no layer's chain is in both, so that each load has to stage.
-    pub fn new(theme: &str, workers: usize) -> Self {
+impl Pair {
+    /// Builds them: no layer's chain is in both, so that each load has to stage.
+    pub fn new(theme: &str) -> Self {
         let app = App::new(theme);
         let ids = Colour::BOTH.map(|colour| {
             let word = colour.name();
@@ -74,15 +73,11 @@ impl Subject {
             let config = manifest[0]["Config"].as_str().unwrap();
             format!("sha256:{}", config.rsplit('/').next().unwrap())
         });
-        Self {
-            cluster: Cluster::new(theme, workers, &[]),
-            app,
-            ids,
-        }
+        Self { app, ids }
     }
 
-    /// The load of one of them under the common tag.
-    pub fn load(&self, colour: Colour, source: Source) -> Command {
+    /// The load of one of them under the common tag; it tells its steps.
+    pub fn load(&self, colour: Colour, source: Source, cluster: &str) -> Command {
         let source = match source {
             Source::Archive => text(&self.app, &format!("{}.tar", colour.name())),
             Source::Folder => text(&self.app, colour.name()),
@@ -93,31 +88,35 @@ impl Subject {
             }
         };
         let mut kindlift = lab::kindlift();
-        kindlift
-            .args(["load", &source, "--cluster", &self.cluster.name])
-            .args(["--verbose", "--stall-timeout", "2"]);
+        kindlift.args(["load", &source, "--cluster", cluster, "--verbose"]);
         kindlift
     }
 
     /// Starts a container of the tag on each node and has it say what it is; asks crictl too.
     #[track_caller]
-    pub fn holds(&self) -> Vec<Holds> {
+    pub fn holds(&self, nodes: &[String]) -> Vec<Holds> {
+        self.holds_in(nodes, "overlayfs")
+    }
+
+    /// The same, where the nodes have another snapshotter.
+    #[track_caller]
+    pub fn holds_in(&self, nodes: &[String], snapshotter: &str) -> Vec<Holds> {
         let name = self.app.on_node("dev");
         let script = format!(
             "c='ctr -n k8s.io'\n\
-             row=$($c images check name=={name} | tail -n +2)\n\
+             row=$($c images check --snapshotter {snapshotter} name=={name} | tail -n +2)\n\
              id=$(crictl inspecti -o json {name} 2>/dev/null | jq -r .status.id)\n\
              case $row in\n\
              '') echo absent ;;\n\
-             *true*) $c run --rm --snapshotter overlayfs {name} kill-test ;;\n\
+             *true*) $c run --rm --snapshotter {snapshotter} {name} kill-test ;;\n\
              *) echo \"torn: $row\" ;;\n\
              esac 2>&1\n\
              echo \"$id\""
         );
-        let answers = lab::on_each(&self.cluster.nodes, |node| {
+        let answers = lab::on_each(nodes, |node| {
             lab::exec(node, &["sh", "-c", &script]).expect(0)
         });
-        let told = self.cluster.nodes.iter().zip(&answers).map(|(node, run)| {
+        let told = nodes.iter().zip(&answers).map(|(node, run)| {
             let mut lines = run.stdout.lines();
             let (said, id) = (lines.next().unwrap(), lines.next().unwrap());
             let known = Colour::BOTH
@@ -133,26 +132,17 @@ impl Subject {
         told.collect()
     }
 
-    /// Removes images from all nodes.
-    pub fn forget(&self, colours: &[Colour]) {
+    /// Removes images from nodes.
+    pub fn forget(&self, nodes: &[String], colours: &[Colour]) {
         let ids: Vec<&str> = colours
             .iter()
             .map(|colour| self.ids[*colour as usize].as_str())
             .collect();
         // One that is not there is no reason to stop.
         let script = format!("for id in {}; do crictl rmi $id; done; true", ids.join(" "));
-        lab::on_each(&self.cluster.nodes, |node| {
+        lab::on_each(nodes, |node| {
             lab::exec(node, &["sh", "-c", &script]).expect(0)
         });
-    }
-
-    /// What is on all nodes once containerd has collected what nothing holds.
-    pub fn collected(&self) -> Vec<Node> {
-        lab::on_each(&self.cluster.nodes, |node| {
-            let prune = ["ctr", "-n", "k8s.io", "content", "prune", "references"];
-            lab::exec(node, &prune).expect(0);
-            Node::of(node)
-        })
     }
 }
 
