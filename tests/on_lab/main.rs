@@ -14,6 +14,7 @@ mod run;
 
 mod by_hand;
 mod choose;
+mod conditions;
 mod contexts;
 mod loader;
 mod matrix;

@@ -1,6 +1,5 @@
 //! The test itself.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::lab::{self, Cluster, Node};
@@ -46,7 +45,7 @@ impl Soak {
         let targets = cluster.nodes.iter().map(|name| Target::new(name)).collect();
         let empty = collected(&cluster);
         let alone = Colour::BOTH.map(|colour| {
-            run::run(&mut load(&pair, colour, Source::Archive, &cluster)).expect(0);
+            run::run(&mut pair.load(colour, Source::Archive, &cluster.name)).expect(0);
             pair.forget(&cluster.nodes, &[colour.other()]);
             collected(&cluster)
         });
@@ -70,22 +69,62 @@ impl Soak {
     fn turn(&mut self, n: usize, from: Holds) -> Holds {
         let random = &mut self.random;
         let new = from.map_or_else(|| *pick(random, &Colour::BOTH), Colour::other);
-        // Each of them now and then, kindlift itself most often.
-        let strike = match n % 2 {
-            0 => Strike::Kindlift,
-            _ => Strike::ALL[1 + (n / 2) % (Strike::ALL.len() - 1)],
-        };
         // An engine's own time would outweigh the rest.
         let source = match random.u8(0..5) {
             0 => Source::Engine,
             1 | 2 => Source::Folder,
             _ => Source::Archive,
         };
+        let holds = self.strike(n, from, new, source);
+
+        // The next run, with this image or with the former one, makes the nodes equal.
+        let wanted = match from {
+            Some(old) if self.random.u8(0..4) == 0 => old,
+            _ => new,
+        };
+        let mut mend = self.pair.load(wanted, source, &self.cluster.name);
+        let began = Instant::now();
+        run::run(&mut mend).expect(0);
+        if wanted == new && holds.iter().all(|holds| *holds == from) {
+            // One that staged everything tells how busy the machine is by now.
+            let course = &mut self.courses[usize::from(source == Source::Engine)];
+            course.whole = course.whole.mul_f64(0.7) + began.elapsed().mul_f64(0.3);
+        }
+        let holds = self.pair.holds(&self.cluster.nodes);
+        assert!(
+            holds.iter().all(|holds| *holds == Some(wanted)),
+            "{holds:?}"
+        );
+        lab::on_each(&self.cluster.nodes, |node| {
+            assert_eq!(lab::leases(node), [].into(), "{node}");
+            assert_eq!(Node::of(node).ingests, [].into(), "{node}");
+        });
+        // Now and then the tag is not there before.
+        if self.random.u8(0..5) == 0 {
+            self.pair.forget(&self.cluster.nodes, &Colour::BOTH);
+            self.is(&self.empty);
+            return None;
+        }
+        self.pair.forget(&self.cluster.nodes, &[wanted.other()]);
+        self.is(&self.alone[wanted as usize]);
+        Some(wanted)
+    }
+
+    /// Strikes a load of `new` at some moment. Returns what the nodes hold then, which is one of
+    /// the two images, whole.
+    fn strike(&mut self, n: usize, from: Holds, new: Colour, source: Source) -> Vec<Holds> {
+        let random = &mut self.random;
+        // Each of them now and then, kindlift itself most often.
+        let strike = match n % 2 {
+            0 => Strike::Kindlift,
+            _ => Strike::ALL[1 + (n / 2) % (Strike::ALL.len() - 1)],
+        };
         let course = self.courses[usize::from(source == Source::Engine)];
         let node = pick(random, &self.targets);
-
+        let mut kindlift = self.pair.load(new, source, &self.cluster.name);
+        kindlift.args(["--stall-timeout", "2"]);
         let began = Instant::now();
-        let mut running = run::start(&mut load(&self.pair, new, source, &self.cluster));
+        let mut running = run::start(&mut kindlift);
         // Mostly anywhere in the course; sometimes where names change, which is short.
         match random.u8(0..8) {
             0 => aim(&mut running, random, Phase::Name, course.naming),
@@ -95,7 +134,7 @@ impl Soak {
                 sleep_until(began + moment);
             }
         }
-        let hit = strike.hit(&mut running, node);
+        let hit = strike.hit(&running, node);
         let moment = began.elapsed().div_duration_f64(course.whole);
         let mut said = running.stderr();
         strike.undo_early(node, Duration::from_millis(random.u64(100..1500)));
@@ -108,7 +147,8 @@ impl Soak {
 
         let holds = self.pair.holds(&self.cluster.nodes);
         run::tell(&format!(
-            "run {n}: {source:?} {from:?} -> {new:?}: {strike:?} on {} in {phase:?} at {:.0} %: exit {}, {holds:?}",
+            "run {n}: {source:?} {from:?} -> {new:?}: {} on {} in {phase:?} at {:.0} %: exit {}, {holds:?}",
+            strike.name(),
             node.name,
             moment * 100.0,
             run.code
@@ -127,33 +167,7 @@ impl Soak {
         } else {
             self.tally.count_missed();
         }
-
-        // The next run, with this image or with the former one, makes the nodes equal.
-        let wanted = match from {
-            Some(old) if random.u8(0..4) == 0 => old,
-            _ => new,
-        };
-        run::run(&mut load(&self.pair, wanted, source, &self.cluster)).expect(0);
-        assert!(
-            self.pair
-                .holds(&self.cluster.nodes)
-                .iter()
-                .all(|holds| *holds == Some(wanted)),
-            "the next run did not make the nodes equal"
-        );
-        lab::on_each(&self.cluster.nodes, |node| {
-            assert_eq!(lab::leases(node), [].into(), "{node}");
-            assert_eq!(Node::of(node).ingests, [].into(), "{node}");
-        });
-        // Now and then the tag is not there before.
-        if self.random.u8(0..5) == 0 {
-            self.pair.forget(&self.cluster.nodes, &Colour::BOTH);
-            self.is(&self.empty);
-            return None;
-        }
-        self.pair.forget(&self.cluster.nodes, &[wanted.other()]);
-        self.is(&self.alone[wanted as usize]);
-        Some(wanted)
+        holds
     }
 
     /// Requires that the nodes hold exactly that, once containerd has collected.
@@ -168,13 +182,6 @@ impl Soak {
         }
         assert_eq!(last, clean, "something that was staged is left");
     }
-}
-
-/// A load that gives up a silent node soon.
-fn load(pair: &Pair, colour: Colour, source: Source, cluster: &Cluster) -> Command {
-    let mut kindlift = pair.load(colour, source, &cluster.name);
-    kindlift.args(["--stall-timeout", "2"]);
-    kindlift
 }
 
 /// What is on all nodes once containerd has collected what nothing holds.
@@ -194,7 +201,10 @@ fn calibrate(pair: &Pair, source: Source, cluster: &Cluster) -> Course {
             pair.forget(&cluster.nodes, &Colour::BOTH);
             collected(cluster);
             let began = Instant::now();
-            let run = run::run(load(pair, colour, source, cluster).args(["--output", "json"]));
+            let run = run::run(
+                pair.load(colour, source, &cluster.name)
+                    .args(["--output", "json"]),
+            );
             let whole = began.elapsed();
             let phases = run.expect(0).json()["images"][0]["phases"].clone();
             let took = |phase: &str| {
@@ -214,9 +224,9 @@ fn calibrate(pair: &Pair, source: Source, cluster: &Cluster) -> Course {
 
 /// Waits for a phase to begin, and then for some of the time that it takes.
 fn aim(running: &mut Running, random: &mut fastrand::Rng, phase: Phase, takes: Duration) {
-    while !running.stderr().contains(phase.mark()) && !running.has_ended() {
-        std::thread::sleep(Duration::from_micros(200));
-    }
+    running.wait_until("the phase", |running| {
+        running.stderr().contains(phase.mark())
+    });
     sleep_until(Instant::now() + takes.mul_f64(random.f64()));
 }
 

@@ -7,7 +7,6 @@
 #[expect(dead_code, reason = "most of it is for the other lab tests")]
 mod lab;
 #[path = "../support/pair.rs"]
-#[expect(dead_code, reason = "some of it is for the other tests")]
 mod pair;
 #[path = "../support/run.rs"]
 #[expect(dead_code, reason = "some of it is for the other tests")]

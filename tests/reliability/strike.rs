@@ -51,14 +51,12 @@ impl Strike {
     }
 
     /// Strikes. False, if there was nothing to strike at that moment.
-    pub fn hit(self, kindlift: &mut Running, node: &Target) -> bool {
+    pub fn hit(self, kindlift: &Running, node: &Target) -> bool {
         match self {
             Self::Kindlift => {
-                let alive = !kindlift.has_ended();
-                if alive {
-                    kindlift.signal(Signal::KILL);
-                }
-                alive
+                // Whether it was too late shows its exit.
+                kindlift.signal(Signal::KILL);
+                true
             }
             Self::Exec => kill(|process| {
                 process.parent == kindlift.pid() && process.has(&["exec", &node.id, "perl"])

@@ -141,11 +141,6 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Tells whether it has ended.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// Returns what it has written to stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()
@@ -164,7 +159,7 @@ impl Running {
             if Instant::now() > self.deadline {
                 self.give_up(what);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
