@@ -179,8 +179,11 @@ struct OwnEngine {
 
 impl OwnEngine {
     fn start() -> Self {
+        // Beside the lab of these tests, and of no other.
+        let lab = PathBuf::from(lab::var("KINDLIFT_LAB_DIR"));
+        let lab = lab.file_name().unwrap().to_str().unwrap();
         let engine = Self {
-            name: lab::unique("engine"),
+            name: format!("{lab}-engine"),
         };
         engine.up();
         engine
