@@ -248,7 +248,8 @@ fn a_later_load_that_does_not_know_the_lock() {
     let pair = Pair::new("stranger");
     let cluster = cluster_with(&pair, "stranger", Colour::Blue);
     let crictl = SlowCrictl::new(cluster.worker());
-    let earlier = run::start(&mut pair.load(Colour::Red, Source::Archive, &cluster.name));
+    let mut earlier = pair.load(Colour::Red, Source::Archive, &cluster.name);
+    let earlier = run::start(earlier.args(["--output", "json"]));
     crictl.wait_for_the_question();
     // In a mount namespace of its own it has its own lock, as another user has.
     let mut later = lab::program("unshare");
@@ -266,7 +267,9 @@ fn a_later_load_that_does_not_know_the_lock() {
     });
     crictl.let_go();
     later.finish().expect(0);
-    is_superseded(earlier.finish(), &pair.app.tag("dev"), "a later load");
+    let run = is_superseded(earlier.finish(), &pair.app.tag("dev"), "a later load");
+    assert_eq!(run.json()["error"]["kind"], "superseded", "{run}");
+    assert_eq!(run.json()["error"]["exit_code"], 9, "{run}");
     drop(crictl);
     all_hold(&pair, &cluster, Colour::Blue);
     no_leases(&cluster);
@@ -279,10 +282,11 @@ fn a_lock_that_nobody_lets_go() {
     let before = cluster.state();
     let lock = Lock::take(&cluster);
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
-    run::run(kindlift.args(["--stall-timeout", "1"]))
+    // The lock is waited for eight times as long as a node may be silent.
+    run::run(kindlift.args(["--stall-timeout", "3"]))
         .expect(7)
         .says(&format!(
-            "error: another kindlift has been naming images in cluster {} for 8 s\n",
+            "error: another kindlift has been naming images in cluster {} for 24 s\n",
             cluster.name
         ))
         .says(&format!("  hint: see who holds {}\n", lock.path.display()));

@@ -5,7 +5,8 @@ use std::process::Command;
 use crate::lab::{self, App};
 use crate::run;
 
-/// The two images; each container says which it is.
+/// The two images. Each container tells which it is by its exit status: what a short one prints
+/// may get lost in ctr on a busy machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Colour {
     Red,
@@ -19,6 +20,13 @@ impl Colour {
         match self {
             Self::Red => "red",
             Self::Blue => "blue",
+        }
+    }
+
+    fn status(self) -> u8 {
+        match self {
+            Self::Red => 11,
+            Self::Blue => 12,
         }
     }
 
@@ -58,7 +66,8 @@ impl Pair {
             }
             app.dockerfile(&format!(
                 "FROM scratch\nCOPY first.bin /\nCOPY busybox /bin/busybox\nCOPY second.bin /\n\
-                 COPY third.bin /\nENTRYPOINT [\"/bin/busybox\", \"echo\", \"{word}\"]\n"
+                 COPY third.bin /\nENTRYPOINT [\"/bin/busybox\", \"sh\", \"-c\", \"exit {}\"]\n",
+                colour.status()
             ));
             let folder = app.folder().to_str().unwrap();
             lab::docker(&["build", "--quiet", "--tag", &app.tag(word), folder]);
@@ -92,7 +101,7 @@ impl Pair {
         kindlift
     }
 
-    /// Starts a container of the tag on each node and has it say what it is; asks crictl too.
+    /// Starts a container of the tag on each node, which tells what it is; asks crictl too.
     #[track_caller]
     pub fn holds(&self, nodes: &[String]) -> Vec<Holds> {
         self.holds_in(nodes, "overlayfs")
@@ -108,21 +117,26 @@ impl Pair {
              id=$(crictl inspecti -o json {name} 2>/dev/null | jq -r .status.id)\n\
              case $row in\n\
              '') echo absent ;;\n\
-             *true*) $c run --rm --snapshotter {snapshotter} {name} kill-test ;;\n\
+             *true*) $c run --rm --snapshotter {snapshotter} {name} kill-test; echo \"exit $?\" ;;\n\
              *) echo \"torn: $row\" ;;\n\
-             esac 2>&1\n\
+             esac\n\
              echo \"$id\""
         );
         let answers = lab::on_each(nodes, |node| {
             lab::exec(node, &["sh", "-c", &script]).expect(0)
         });
         let told = nodes.iter().zip(&answers).map(|(node, run)| {
-            let mut lines = run.stdout.lines();
-            let (said, id) = (lines.next().unwrap(), lines.next().unwrap());
+            let (said, id) = run
+                .stdout
+                .trim_end_matches('\n')
+                .split_once('\n')
+                .unwrap_or((run.stdout.trim_end(), ""));
             let known = Colour::BOTH
                 .into_iter()
                 .zip(&self.ids)
-                .find(|(colour, known)| colour.name() == said && *known == id);
+                .find(|(colour, known)| {
+                    said == format!("exit {}", colour.status()) && *known == id
+                });
             match known {
                 Some((colour, _)) => Some(colour),
                 None if said == "absent" && id.is_empty() => None,
