@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bollard::models::ImageInspect;
 use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
@@ -170,9 +170,10 @@ impl Docker {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let found = SystemTime::now();
         match self.api.inspect_image(name).await {
             Ok(inspected) => {
-                let mut record = record(&inspected)?;
+                let mut record = record(&inspected, found)?;
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
                     record.manifest = self.manifest_of(&record).await;
                 }
@@ -327,7 +328,7 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
 }
 
 /// Reads what `inspect` says. Pure.
-fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
+fn record(inspected: &ImageInspect, found: SystemTime) -> Result<ImageRecord> {
     let lacks = |what: &str| {
         Error::new(
             ErrorKind::Engine,
@@ -363,6 +364,7 @@ fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
         image_id: descriptor.is_none().then(|| ImageId(id.clone())),
         manifest: is_manifest.then(|| id.clone()),
         id: EngineId(id),
+        found,
     })
 }
 
@@ -371,7 +373,7 @@ mod tests {
     use super::*;
 
     fn inspect(value: serde_json::Value) -> ImageRecord {
-        record(&serde_json::from_value(value).unwrap()).unwrap()
+        record(&serde_json::from_value(value).unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -159,7 +159,7 @@ impl Running {
             if Instant::now() > self.deadline {
                 self.give_up(what);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
@@ -220,6 +220,11 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Tells something although the test may succeed, when cargo hides what tests print.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Waits until something holds, at most for the deadline.
