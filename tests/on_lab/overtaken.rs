@@ -74,8 +74,8 @@ impl<'a> SlowCrictl<'a> {
     }
 
     /// Waits until the proof is under way: the names have moved, on all nodes.
-    fn wait_for_the_question(&self) {
-        run::wait_until("crictl is asked", run::DEADLINE, || {
+    fn wait_for_the_question(&self, load: &mut Running) {
+        load.wait_until("crictl is asked", |_| {
             lab::exec(self.node, &["test", "-e", "/run/crictl-is-asked"]).code == 0
         });
     }
@@ -216,8 +216,8 @@ fn a_name_that_moves_while_it_is_proven() {
 
     // By something else, on one node: it stays, and the other node's name is not touched again.
     let crictl = SlowCrictl::new(cluster.worker());
-    let load = run::start(&mut pair.load(Colour::Red, Source::Archive, &cluster.name));
-    crictl.wait_for_the_question();
+    let mut load = run::start(&mut pair.load(Colour::Red, Source::Archive, &cluster.name));
+    crictl.wait_for_the_question(&mut load);
     ctr(&["tag", "--force", &spare, &name]);
     crictl.let_go();
     let run = load.finish();
@@ -231,8 +231,8 @@ fn a_name_that_moves_while_it_is_proven() {
     // By an earlier load that did not know our lock, as one of another user does not: ours is the
     // later one, and takes the name back.
     let crictl = SlowCrictl::new(cluster.worker());
-    let load = run::start(&mut pair.load(Colour::Red, Source::Archive, &cluster.name));
-    crictl.wait_for_the_question();
+    let mut load = run::start(&mut pair.load(Colour::Red, Source::Archive, &cluster.name));
+    crictl.wait_for_the_question(&mut load);
     ctr(&["label", &spare, "io.kindlift.found=2020-01-01T00:00:00Z"]);
     ctr(&["tag", "--force", &spare, &name]);
     ctr(&["label", &name, "io.kindlift.found=2020-01-01T00:00:00Z"]);
@@ -248,9 +248,9 @@ fn a_later_load_that_does_not_know_the_lock() {
     let pair = Pair::new("stranger");
     let cluster = cluster_with(&pair, "stranger", Colour::Blue);
     let crictl = SlowCrictl::new(cluster.worker());
-    let mut earlier = pair.load(Colour::Red, Source::Archive, &cluster.name);
-    let earlier = run::start(earlier.args(["--output", "json"]));
-    crictl.wait_for_the_question();
+    let mut kindlift = pair.load(Colour::Red, Source::Archive, &cluster.name);
+    let mut earlier = run::start(kindlift.args(["--output", "json"]));
+    crictl.wait_for_the_question(&mut earlier);
     // In a mount namespace of its own it has its own lock, as another user has.
     let mut later = lab::program("unshare");
     let load = pair.load(Colour::Blue, Source::Archive, &cluster.name);
@@ -308,8 +308,8 @@ fn a_node_that_is_paused_between_naming_and_proof() {
     let worker = cluster.worker();
     let crictl = SlowCrictl::new(worker);
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
-    let load = run::start(kindlift.args(["--stall-timeout", "2"]));
-    crictl.wait_for_the_question();
+    let mut load = run::start(kindlift.args(["--stall-timeout", "5"]));
+    crictl.wait_for_the_question(&mut load);
     lab::docker(&["pause", worker]);
     let run = load.finish();
     lab::docker(&["unpause", worker]);
@@ -332,8 +332,8 @@ fn a_node_that_is_paused_between_naming_and_proof() {
     all_hold(&pair, &cluster, Colour::Red);
     let crictl = SlowCrictl::new(worker);
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
-    let mut load = run::start(kindlift.args(["--stall-timeout", "3"]));
-    crictl.wait_for_the_question();
+    let mut load = run::start(kindlift.args(["--stall-timeout", "5"]));
+    crictl.wait_for_the_question(&mut load);
     lab::docker(&["pause", worker]);
     load.wait_until("names are given back", |load| {
         load.stderr()

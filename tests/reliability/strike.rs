@@ -50,7 +50,6 @@ impl Strike {
     pub fn hit(self, kindlift: &Running, node: &Target) -> bool {
         match self {
             Self::Kindlift => {
-                // Whether it was too late shows its exit.
                 kindlift.signal(Signal::KILL);
                 true
             }

@@ -141,6 +141,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Tells whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Returns what it has written to stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()
@@ -150,7 +155,8 @@ impl Running {
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         while !holds(self) {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if self.has_ended() {
+                let status = self.child.wait().unwrap();
                 panic!(
                     "it ended ({status}) before {what}:\n{}",
                     self.collect(status)
