@@ -17,9 +17,10 @@ use crate::job::Job;
 use crate::lock::ClusterLock;
 use crate::node::Session;
 use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Former};
-use crate::node::stage::{self, Inventory, Staged};
+use crate::node::stage::{self, Staged};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
@@ -245,13 +246,13 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
         if let Err(e) = lease::sweep(&part.session).await {
             tracing::warn!(node = %part.session.node().name, error = %one_line(&e), "sweep");
         }
-        let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
+        let inventory = inventory::inventory(&part.session, &part.lease, &load.image).await?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(
                 "node {}: {} of {} layers unpacked, {} to send ({} bytes)",
                 part.session.node().name,
-                inventory.unpacked,
+                inventory.unpacked.len(),
                 load.image.layers.len(),
                 missing.len(),
                 missing.iter().map(|layer| layer.size).sum::<u64>()
@@ -280,7 +281,7 @@ async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) ->
     let mut needed: HashMap<&str, u64> = HashMap::new();
     for (part, inventory) in parts.iter().zip(inventories) {
         let disk = part.session.facts().disk.as_str();
-        *needed.entry(disk).or_default() += stage::space_needed(&load.image, inventory);
+        *needed.entry(disk).or_default() += inventory::space_needed(&load.image, inventory);
     }
     for part in parts {
         let needed = needed[part.session.facts().disk.as_str()];

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
 use crate::job::Job;
 use crate::load::{self, Load};
-use crate::node::{Session, find as on_node, stage};
+use crate::node::{Session, find as on_node, inventory};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
 use crate::source::Source;
@@ -164,7 +164,7 @@ async fn on_all(sessions: &[Arc<Session>], record: &ImageRecord) -> Result<Optio
     };
     let lacking = sessions
         .iter()
-        .map(|session| async { stage::lacks(session, &image).await.map_err(Error::from) });
+        .map(|session| async { inventory::lacks(session, &image).await.map_err(Error::from) });
     let lacking = try_join_all(lacking).await?.contains(&true);
     Ok((!lacking).then(|| Arc::new(image)))
 }
