@@ -5,8 +5,11 @@
 //! asks for. Here images are built and looked up under the kubelet's reading of the name first.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -17,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
+use crate::push::{self, REPOSITORY, TAG, Target};
 use crate::reference::Reference;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -223,6 +227,59 @@ impl Podman {
             .map(drop)
     }
 
+    /// Pushes an image to our registry, until `stop`.
+    ///
+    /// # Errors
+    /// Engine error, with what podman said; none, if it was stopped.
+    pub async fn push_to(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let to = format!("docker://{}/{REPOSITORY}:{TAG}", target.host());
+        // The password is in a file without a name, which podman may read as often as it likes:
+        // arguments show in the process list, and a named file would be left by a kill.
+        let mut command = self.command(
+            &[
+                "push",
+                "--quiet",
+                "--authfile=/dev/stdin",
+                "--tls-verify=false",
+                "--retry=0",
+                record.id.0.hex(),
+                &to,
+            ],
+            Orphan::Terminate,
+        );
+        command.stdin(auth_file(target).map_err(|e| {
+            Error::new(ErrorKind::Engine, "cannot tell podman a password").because(e)
+        })?);
+        let shown = process::display(&command);
+        let mut child = process::spawn(&mut command)?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let pushing = async { tokio::join!(process::tail(stderr), child.wait()) };
+        let ended = tokio::select! {
+            ended = pushing => Some(ended),
+            () = stop => None,
+        };
+        match ended {
+            Some((said, status)) => {
+                let status = status.map_err(|e| {
+                    Error::new(ErrorKind::Engine, format!("lost track of `{shown}`")).because(e)
+                })?;
+                if status.success() {
+                    return Ok(());
+                }
+                Err(process::failure(ErrorKind::Engine, &shown, status, &said))
+            }
+            None => {
+                process::end_gently(&mut child).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Saves an image into a file, its layers as they lie in the store: uncompressed.
     ///
     /// # Errors
@@ -234,6 +291,15 @@ impl Podman {
         );
         spool(command, file, job).await
     }
+}
+
+/// Makes the file that tells podman our registry's password.
+fn auth_file(target: &Target) -> std::io::Result<File> {
+    let auth = STANDARD.encode(format!("{}:{}", push::USER, target.password));
+    let auths = serde_json::json!({"auths": {target.host(): {"auth": auth}}});
+    let mut file = tempfile::tempfile()?;
+    file.write_all(auths.to_string().as_bytes())?;
+    Ok(file)
 }
 
 /// Returns the name under which Podman keeps what was built without a registry.

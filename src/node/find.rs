@@ -123,7 +123,11 @@ async fn read(session: &Session, digest: &str, media_type: &str) -> Result<Resul
     }
 }
 
-async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+/// Reads a blob of at most `limit` bytes. None, if it is not there or not what its digest says.
+///
+/// # Errors
+/// The call's failure.
+pub async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let request = session.request(
         ReadContentRequest {
             digest: digest.to_owned(),
