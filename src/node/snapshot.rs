@@ -140,7 +140,6 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
             name: layer.chain_id.to_string(),
             key: key.clone(),
             labels: labels(&blobs),
-            ..CommitSnapshotRequest::default()
         },
         Some(&lease.id),
     );

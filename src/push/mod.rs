@@ -5,9 +5,12 @@
 //! 127.0.0.1 alone, wants a password that is made for that command, and takes one image. What the
 //! nodes get is content under a lease, without a name: [`crate::load`] does the rest.
 
+mod answer;
 mod landing;
 mod registry;
 mod request;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 pub use landing::{Landed, Landing};

@@ -5,18 +5,20 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, LOCATION, RANGE};
-use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::answer::{Answer, DIGEST, accepted, location, refusal, status, with};
 use super::landing::{Landed, Landing};
 use super::request::{Request, authorization};
 use super::upload::Upload;
@@ -45,9 +48,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// The most bytes of a connection that hyper reads ahead.
 const READ_AHEAD: usize = 128 * 1024;
 /// The first byte of a TLS ClientHello's record.
-const TLS_HANDSHAKE: u8 = 0x16;
-
-type Answer = Response<Full<Bytes>>;
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A registry that listens.
 pub struct Registry {
@@ -84,18 +85,22 @@ impl Registry {
     /// # Errors
     /// Engine error, if none is free.
     pub async fn start(landing: Arc<Landing>) -> Result<Self> {
+        Self::listen(landing, ports()).await
+    }
+
+    pub(super) async fn listen(landing: Arc<Landing>, ports: Range<u16>) -> Result<Self> {
         let mut random = [0; 24];
         getrandom::fill(&mut random)
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a password").because(e))?;
         let mut listener = None;
-        for port in ports() {
+        for port in ports.clone() {
             if let Ok(bound) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-                listener = Some((bound, port));
+                listener = Some(bound);
                 break;
             }
         }
-        let Some((listener, port)) = listener else {
-            let ports = ports();
+        let port = |listener: &TcpListener| listener.local_addr().ok().map(|at| at.port());
+        let Some((port, listener)) = listener.and_then(|it| port(&it).zip(Some(it))) else {
             return Err(Error::new(
                 ErrorKind::Engine,
                 format!(
@@ -500,49 +505,4 @@ impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         Self::Ours(error)
     }
-}
-
-const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-const UPLOAD: HeaderName = HeaderName::from_static("docker-upload-uuid");
-
-fn status(code: StatusCode) -> Answer {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = code;
-    let version = HeaderValue::from_static("registry/2.0");
-    let name = HeaderName::from_static("docker-distribution-api-version");
-    answer.headers_mut().insert(name, version);
-    answer
-}
-
-fn with(mut answer: Answer, headers: &[(HeaderName, String)]) -> Answer {
-    for (name, value) in headers {
-        let value = HeaderValue::from_str(value).expect("digests, paths and numbers are ASCII");
-        answer.headers_mut().insert(name, value);
-    }
-    answer
-}
-
-fn location(id: u64) -> String {
-    format!("/v2/{REPOSITORY}/blobs/uploads/{id}")
-}
-
-fn accepted(id: u64, size: u64) -> Answer {
-    with(
-        status(StatusCode::ACCEPTED),
-        &[
-            (LOCATION, location(id)),
-            (RANGE, format!("0-{}", size.saturating_sub(1))),
-            (UPLOAD, id.to_string()),
-        ],
-    )
-}
-
-fn refusal(code: StatusCode, name: &str, why: &str) -> Answer {
-    let text = serde_json::json!({"errors": [{"code": name, "message": why}]}).to_string();
-    let mut answer = with(
-        status(code),
-        &[(CONTENT_TYPE, "application/json".to_owned())],
-    );
-    *answer.body_mut() = Full::from(text);
-    answer
 }

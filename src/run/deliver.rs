@@ -81,7 +81,7 @@ pub(super) async fn deliver(
         // What a node has lost since it was asked, it gets at the second try.
         for _ in 0..2 {
             match push(job, engine, to, delivery, clock).await? {
-                Pushed::Loaded(outcome) => return Ok(outcome),
+                Pushed::Loaded(outcome) => return Ok(*outcome),
                 Pushed::Short(why) => job.step(|| format!("trying again: {why}")),
                 Pushed::Not(why) => {
                     job.step(|| format!("saving instead: {why}"));
@@ -111,7 +111,7 @@ fn by_push(job: &Job, engine: &Engine) -> Result<bool> {
 /// What became of a push.
 enum Pushed {
     /// Every node has the image.
-    Loaded(Outcome),
+    Loaded(Box<Outcome>),
     /// A node lost something that it had when the engine asked for it.
     Short(String),
     /// The engine could not push: why.
@@ -143,7 +143,7 @@ async fn push(
             Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
                 Ok(Pushed::Short(one_line(&e).to_string()))
             }
-            other => other.map(Pushed::Loaded),
+            other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
         }
     };
     let done = done.await;

@@ -95,7 +95,7 @@ fn verbose_tells_the_steps() {
     run::run(app.build("dev", "dev").arg("--verbose"))
         .expect(0)
         .says("cluster dev under docker at ")
-        .says("saving sha256:")
+        .says(" push sha256:")
         .says(" of 4 layers unpacked, ");
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
