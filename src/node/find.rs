@@ -96,7 +96,14 @@ pub fn matches(image: &Image, record: &ImageRecord) -> Option<bool> {
 }
 
 /// Reads manifest and config; the inner error says what is missing or does not agree.
-async fn read(session: &Session, digest: &str, media_type: &str) -> Result<Result<Image, String>> {
+///
+/// # Errors
+/// A call's failure.
+pub async fn read(
+    session: &Session,
+    digest: &str,
+    media_type: &str,
+) -> Result<Result<Image, String>> {
     let Some(root) = blob(session, digest, MAX_MANIFEST).await? else {
         return Ok(Err(format!("its manifest {digest} is not there")));
     };

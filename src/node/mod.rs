@@ -7,6 +7,7 @@ pub mod content;
 pub mod cri;
 pub mod crictl;
 pub mod find;
+pub mod images;
 pub mod inventory;
 pub mod lease;
 pub mod name;

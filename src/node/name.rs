@@ -20,7 +20,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::reference::Reference;
 
-/// Label on names that kindlift gave; its value is the time, RFC 3339.
+/// Label on names that kindlift gave; its value is the time, RFC 3339, a space, and the name that
+/// was asked for. So the record by ID, which stays when the name moves on, still tells what it was.
 pub const LOADED: &str = "io.kindlift.loaded";
 const MANAGED: &str = "io.cri-containerd.image";
 /// How often a create and an update may miss one another.
@@ -69,8 +70,12 @@ pub async fn name(
             target: former,
             loaded,
         });
-        let now = prost_types::Timestamp::from(SystemTime::now()).to_string();
-        point(session, &record, &target, now).await?;
+        let now = prost_types::Timestamp::from(SystemTime::now());
+        let loaded = match names.first() {
+            Some(name) => format!("{now} {name}"),
+            None => now.to_string(),
+        };
+        point(session, &record, &target, loaded).await?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ mod loader;
 mod matrix;
 mod output;
 mod peers;
+mod prune;
 mod push;
 mod signals;
 mod skaffold;
