@@ -43,6 +43,7 @@ pub struct Docker {
     api: bollard::Docker,
     endpoint: Endpoint,
     version: String,
+    native: Option<Platform>,
     podman: bool,
     env: Env,
 }
@@ -85,11 +86,14 @@ impl Docker {
             .flatten()
             .any(|part| part.name.contains("Podman"));
         let version = answer.version.unwrap_or_default();
+        let native = answer.os.zip(answer.arch);
+        let native = native.map(|(os, arch)| Platform::new(&os, &arch, None));
         tracing::debug!(host = %endpoint.host, %version, "docker");
         Ok(Self {
             api,
             endpoint,
             version,
+            native,
             podman,
             env: env.clone(),
         })
@@ -103,6 +107,11 @@ impl Docker {
     /// Tells whether it is Podman that answers like Docker.
     pub fn is_podman(&self) -> bool {
         self.podman
+    }
+
+    /// Returns what it builds for by itself.
+    pub fn native(&self) -> Option<&Platform> {
+        self.native.as_ref()
     }
 
     /// Returns the endpoint.

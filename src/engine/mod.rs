@@ -167,6 +167,11 @@ impl Engine {
         either!(self, engine => engine.describe())
     }
 
+    /// Returns what the engine builds for by itself, if it tells.
+    pub fn native(&self) -> Option<&Platform> {
+        either!(self, engine => engine.native())
+    }
+
     /// Builds an image.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ pub struct Podman {
     /// A socket to talk to, instead of what the command would choose.
     url: Option<String>,
     version: String,
+    native: Option<Platform>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +45,9 @@ struct Version {
 #[serde(rename_all = "PascalCase")]
 struct VersionOf {
     version: String,
+    /// `linux/amd64`.
+    #[serde(default)]
+    os_arch: String,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +81,7 @@ impl Podman {
             env: env.clone(),
             url,
             version: String::new(),
+            native: None,
         };
         let output = podman
             .output(&["version", "--format", "json"])
@@ -84,11 +89,10 @@ impl Podman {
             .map_err(|e| e.within("Podman does not answer"))?;
         let version: Version = serde_json::from_slice(&output)
             .map_err(|e| Error::new(ErrorKind::Engine, "Podman gives no version").because(e))?;
-        podman.version = version
-            .server
-            .or(version.client)
-            .map(|of| of.version)
-            .unwrap_or_default();
+        if let Some(of) = version.server.or(version.client) {
+            podman.version = of.version;
+            podman.native = of.os_arch.parse().ok();
+        }
         Ok(podman)
     }
 
@@ -98,6 +102,11 @@ impl Podman {
             Some(url) => format!("Podman {} at {url}", self.version),
             None => format!("Podman {}", self.version),
         }
+    }
+
+    /// Returns what it builds for by itself.
+    pub fn native(&self) -> Option<&Platform> {
+        self.native.as_ref()
     }
 
     fn command(&self, args: &[&str], orphan: Orphan) -> Command {
@@ -237,21 +246,41 @@ impl Podman {
         target: &Target,
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
-        let to = format!("docker://{}/{REPOSITORY}:{TAG}", target.host());
+        tokio::pin!(stop);
+        let first = self.push_once(record, target, &["--retry=0"], &mut stop);
+        match first.await {
+            // Podman 4 tries again as it likes.
+            Err(e)
+                if e.causes()
+                    .iter()
+                    .any(|cause| cause.contains("unknown flag")) =>
+            {
+                self.push_once(record, target, &[], &mut stop).await
+            }
+            other => other,
+        }
+    }
+
+    async fn push_once(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        flags: &[&str],
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
         // The password is in a file without a name, which podman may read as often as it likes:
         // arguments show in the process list, and a named file would be left by a kill.
-        let mut command = self.command(
-            &[
-                "push",
-                "--quiet",
-                "--authfile=/dev/stdin",
-                "--tls-verify=false",
-                "--retry=0",
-                record.id.0.hex(),
-                &to,
-            ],
-            Orphan::Terminate,
-        );
+        let push = [
+            "push",
+            "--quiet",
+            "--authfile=/dev/stdin",
+            "--tls-verify=false",
+        ];
+        let mut command = self.command(&push, Orphan::Terminate);
+        command
+            .args(flags)
+            .arg(record.id.0.hex())
+            .arg(format!("docker://{}/{REPOSITORY}:{TAG}", target.host()));
         command.stdin(auth_file(target).map_err(|e| {
             Error::new(ErrorKind::Engine, "cannot tell podman a password").because(e)
         })?);

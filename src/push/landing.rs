@@ -11,14 +11,14 @@ use futures_util::future::{join_all, try_join_all};
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::engine::ImageRecord;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, chain_ids};
 use crate::job::Job;
 use crate::load;
 use crate::node::Session;
 use crate::node::content::{Expected, Write};
 use crate::node::inventory;
-use crate::node::lease::Lease;
+use crate::node::lease::{self, Lease};
 use crate::source::{CHUNK, Source};
 
 /// One node.
@@ -74,7 +74,14 @@ impl Landing {
                 unpacked: HashMap::new(),
                 sent: Arc::default(),
             };
-            let found = inventory::unpacked(session, &place.lease, &chains).await;
+            // What killed runs left takes room. Others' leftovers are no reason to fail.
+            let (found, swept) = tokio::join!(
+                inventory::unpacked(session, &place.lease, &chains),
+                lease::sweep(session)
+            );
+            if let Err(e) = swept {
+                tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
+            }
             let result = found.map_err(Error::from).map(|unpacked| {
                 place.lacks = unpacked.len() < chains.len();
                 place.unpacked = unpacked.into_iter().flatten().collect();
