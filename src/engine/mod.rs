@@ -225,10 +225,7 @@ impl Engine {
 
     /// Tells whether the engine may reach a registry of ours on 127.0.0.1.
     pub fn may_reach_us(&self) -> bool {
-        match self {
-            Self::Docker(docker) => docker.is_local(),
-            Self::Podman(_) => true,
-        }
+        either!(self, engine => engine.is_local())
     }
 
     /// Pushes one platform of an image to our registry, until `stop`.

@@ -236,6 +236,12 @@ impl Podman {
             .map(drop)
     }
 
+    /// Tells whether 127.0.0.1 may be the same for Podman as for us.
+    pub fn is_local(&self) -> bool {
+        let url = self.url.as_deref();
+        url.is_none_or(|url| url.starts_with("unix:"))
+    }
+
     /// Pushes an image to our registry, until `stop`.
     ///
     /// # Errors

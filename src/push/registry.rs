@@ -399,11 +399,11 @@ impl Shared {
             let Ok(bytes) = frame.into_data() else {
                 continue;
             };
-            let _busy = Busy::new(self);
             let may_keep = self.lock().kept.values().map(Bytes::len).sum::<usize>() < KEEP_ALL;
-            upload
-                .take(bytes, blob, may_keep, &self.landing, &self.turns)
-                .await?;
+            // Whoever waits for its turn waits for other uploads, and those for the engine.
+            upload.wait(bytes.len(), may_keep, &self.turns).await;
+            let _busy = Busy::new(self);
+            upload.take(bytes, blob, &self.landing).await?;
         }
         Ok(())
     }

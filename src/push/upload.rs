@@ -30,11 +30,12 @@ pub(super) struct Upload {
     buffer: BytesMut,
     /// Where it goes, once it has grown too large to be kept.
     flow: Option<Flow>,
+    /// Its right to flow.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 struct Flow {
     nodes: Vec<Node>,
-    _turn: OwnedSemaphorePermit,
 }
 
 /// The way to one node.
@@ -52,6 +53,7 @@ impl Upload {
             size: 0,
             buffer: BytesMut::new(),
             flow: None,
+            turn: None,
         }
     }
 
@@ -64,9 +66,18 @@ impl Upload {
         self.size
     }
 
+    /// Waits for its turn, if it is to be too large to be kept with so many more bytes. `may_keep`
+    /// tells whether there is memory for it; `turns` bounds how many uploads flow at the same time.
+    pub(super) async fn wait(&mut self, more: usize, may_keep: bool, turns: &Arc<Semaphore>) {
+        if self.turn.is_some() || (may_keep && self.buffer.len() + more <= KEEP) {
+            return;
+        }
+        let turn = Arc::clone(turns).acquire_owned().await;
+        self.turn = Some(turn.expect("the semaphore is never closed"));
+    }
+
     /// Takes bytes; returns when there is room for more. `blob` is what it will be, if that is
-    /// known; `may_keep`, whether there is room for it in memory; `turns` bounds how many uploads flow
-    /// at the same time.
+    /// known.
     ///
     /// # Errors
     /// A node's error.
@@ -74,17 +85,15 @@ impl Upload {
         &mut self,
         bytes: Bytes,
         blob: Option<&Expected>,
-        may_keep: bool,
         landing: &Landing,
-        turns: &Arc<Semaphore>,
     ) -> Result<()> {
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(&bytes);
+        if self.turn.is_none() {
+            return Ok(());
+        }
         if self.flow.is_none() {
-            if may_keep && self.buffer.len() <= KEEP {
-                return Ok(());
-            }
-            self.flow = Some(Flow::open(self.id, blob, landing, turns).await?);
+            self.flow = Some(Flow::open(self.id, blob, landing).await?);
         }
         while self.buffer.len() >= CHUNK {
             self.pass_on(CHUNK).await?;
@@ -142,13 +151,7 @@ impl Upload {
 }
 
 impl Flow {
-    async fn open(
-        id: u64,
-        blob: Option<&Expected>,
-        landing: &Landing,
-        turns: &Arc<Semaphore>,
-    ) -> Result<Self> {
-        let turn = Arc::clone(turns).acquire_owned().await;
+    async fn open(id: u64, blob: Option<&Expected>, landing: &Landing) -> Result<Self> {
         let places = landing.needing(blob).await?;
         let nodes = places.into_iter().map(|place| {
             let (pieces, queue) = mpsc::channel(QUEUE);
@@ -169,7 +172,6 @@ impl Flow {
         });
         Ok(Self {
             nodes: nodes.collect(),
-            _turn: turn.expect("the semaphore is never closed"),
         })
     }
 }

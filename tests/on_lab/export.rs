@@ -261,7 +261,13 @@ fn a_push_that_falls_silent_is_given_up() {
     let cluster = Cluster::new("quiet", 0, &[]);
     let before = cluster.state();
     let app = App::new("quiet");
-    app.random("app.bin", 60_000_000);
+    // More large layers than flow at the same time: those that wait are no sign of life.
+    let layers: Vec<String> = (0..5).map(|n| format!("layer{n}")).collect();
+    let copies: String = layers.iter().map(|l| format!("COPY {l} /\n")).collect();
+    layers
+        .iter()
+        .for_each(|layer| app.random(layer, 20_000_000));
+    app.dockerfile(&format!("FROM scratch\n{copies}"));
     build(&app, Engine::Podman);
     let mut kindlift = lab::kindlift();
     Engine::Podman.point(&mut kindlift, Api::Unused);
