@@ -63,6 +63,15 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// Tells where the time went.
+    fn tell_timings(&self) {
+        if let Self::Images { images } = self {
+            images.iter().for_each(report::timings);
+        }
+    }
+}
+
 #[derive(Args)]
 struct Global {
     /// How to report: lines on stderr, or one JSON document on stdout
@@ -74,6 +83,9 @@ struct Global {
     /// Tell errors only, and what the build says
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Tell when each phase was and what went to each node
+    #[arg(long, global = true)]
+    timings: bool,
     /// Give a step up when nothing has moved for this long, in seconds
     #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
@@ -179,8 +191,16 @@ pub fn run() -> ExitCode {
             if verbosity >= Verbosity::Normal {
                 answer.tell(start.elapsed().as_secs_f64());
             }
+            if cli.global.timings {
+                answer.tell_timings();
+            }
         }
-        (Ok(answer), Output::Json) => report::document(Ok(answer)),
+        (Ok(answer), Output::Json) => {
+            if cli.global.timings {
+                answer.tell_timings();
+            }
+            report::document(Ok(answer));
+        }
         (Err(e), output) => {
             report::error(e);
             if output == Output::Json {

@@ -6,6 +6,7 @@
 mod json;
 mod pruned;
 mod text;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -15,6 +16,7 @@ use serde::Serialize;
 pub use json::document;
 pub use pruned::pruning;
 pub use text::{Text, Verbosity, error, summary};
+pub use timeline::timings;
 
 use crate::image::{Digest, ImageId, Platform};
 use crate::reference::Reference;
@@ -125,12 +127,17 @@ impl Clock {
 
     /// Notes a phase that began at a time and ends now.
     pub fn end(&mut self, phase: &'static str, began: Instant) {
+        self.note(phase, began, Instant::now());
+    }
+
+    /// Notes a phase that began and ended at these times.
+    pub fn note(&mut self, phase: &'static str, began: Instant, ended: Instant) {
         let ms = |at: Instant| {
             u64::try_from(at.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
         };
         let span = Span {
             start_ms: ms(began),
-            end_ms: ms(Instant::now()),
+            end_ms: ms(ended),
         };
         self.phases.insert(phase, span);
     }

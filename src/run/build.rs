@@ -87,9 +87,7 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
     let (cluster, nodes) = find(job, &request.place, in_loop).await?;
     clock.end("find", began);
 
-    let began = Instant::now();
-    let sessions = build_and_open(job, &engine, &plan, &nodes, &request.place).await?;
-    clock.end("build", began);
+    let sessions = build_and_open(job, &engine, &plan, &nodes, &request.place, &mut clock).await?;
 
     let record = built(job, &engine, &plan).await?;
     allow(&sessions, &record.platform, &request.place)?;
@@ -134,40 +132,75 @@ async fn tidy(job: &Job, keep: usize, image: &Reference, to: &Destination<'_>) {
     }
 }
 
-/// Builds while the sessions open, where the platform is known before.
+/// Builds while the sessions open. The nodes say what to build for, but not before they are
+/// reached; until then it is taken for granted that they are like the engine.
 async fn build_and_open(
     job: &Job,
     engine: &Engine,
     plan: &Plan,
     nodes: &[Node],
     place: &Where,
+    clock: &mut Clock,
 ) -> Result<Vec<Arc<Session>>> {
-    let mut spec = plan.spec.clone();
-    let opening = load::open(nodes, job);
-    match &plan.platforms {
-        Platforms::Listed(listed) => {
-            let [platform] = listed.as_slice() else {
+    let began = Instant::now();
+    let asked = match &plan.platforms {
+        Platforms::Listed(listed) => match listed.as_slice() {
+            [platform] => Some(platform),
+            _ => {
                 return Err(
                     Error::usage("several platforms can only be built to be pushed")
                         .hint("nodes hold one platform: name one, or push"),
                 );
-            };
-            spec.platforms = vec![platform.clone()];
-            let opened = async {
-                let sessions = opening.await?;
+            }
+        },
+        Platforms::Nodes | Platforms::All => None,
+    };
+    let opened = async {
+        let sessions = load::open(nodes, job).await?;
+        let connected = Instant::now();
+        let platform = match asked {
+            Some(platform) => {
                 allow(&sessions, platform, place)?;
-                Ok(sessions)
+                platform.clone()
+            }
+            None => load::platform(&sessions)?,
+        };
+        Ok::<_, Error>((sessions, platform, connected))
+    };
+    let build = async |platform: &Platform| {
+        let mut spec = plan.spec.clone();
+        spec.platforms = vec![platform.clone()];
+        engine.build(&spec, job).await
+    };
+    let (sessions, connected) = match asked.or(engine.native()) {
+        Some(likely) => {
+            let mut building = std::pin::pin!(build(likely));
+            let mut opened = std::pin::pin!(opened);
+            // A build that fails may have been for the wrong platform.
+            let (built, opened) = tokio::select! {
+                built = &mut building => (Some(built), opened.await?),
+                opened = &mut opened => (None, opened?),
             };
-            let (sessions, ()) = futures_util::try_join!(opened, engine.build(&spec, job))?;
-            Ok(sessions)
+            let (sessions, platform, connected) = opened;
+            match built {
+                _ if platform != *likely => {
+                    job.step(|| format!("the nodes are {platform}, the engine is {likely}"));
+                    build(&platform).await?;
+                }
+                Some(built) => built?,
+                None => building.await?,
+            }
+            (sessions, connected)
         }
-        Platforms::Nodes | Platforms::All => {
-            let sessions = opening.await?;
-            spec.platforms = vec![load::platform(&sessions)?];
-            engine.build(&spec, job).await?;
-            Ok(sessions)
+        None => {
+            let (sessions, platform, connected) = opened.await?;
+            build(&platform).await?;
+            (sessions, connected)
         }
-    }
+    };
+    clock.note("connect", began, connected);
+    clock.end("build", began);
+    Ok(sessions)
 }
 
 /// Looks up what was built.

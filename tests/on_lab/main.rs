@@ -16,6 +16,7 @@ mod by_hand;
 mod choose;
 mod conditions;
 mod contexts;
+mod export;
 mod loader;
 mod matrix;
 mod output;

@@ -112,6 +112,9 @@ pub fn var(name: &str) -> &'static str {
     &lab().vars[name]
 }
 
+/// How an image can leave its engine; what must hold holds for both.
+pub const WAYS: [&str; 2] = ["push", "save"];
+
 /// The kindlift under test, in the lab's environment and nothing else.
 pub fn kindlift() -> Command {
     in_lab(lab(), env!("CARGO_BIN_EXE_kindlift"))
@@ -200,6 +203,13 @@ impl App {
             "--cluster",
             cluster,
         ]);
+        command
+    }
+
+    /// The same, with the way in which the image leaves the engine.
+    pub fn build_by(&self, way: &str, tag: &str, cluster: &str) -> Command {
+        let mut command = self.build(tag, cluster);
+        command.env("KINDLIFT_EXPORT", way);
         command
     }
 
