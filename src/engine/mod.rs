@@ -5,7 +5,7 @@
 mod command;
 pub mod context;
 mod dial;
-mod docker;
+pub mod docker;
 mod podman;
 
 use std::fmt;

@@ -24,7 +24,10 @@ use crate::image::Image;
 use crate::reference::Reference;
 
 /// Label on names that kindlift gave; its value is when the load found its image, RFC 3339.
-pub const FOUND: &str = "io.kindlift.found";
+const FOUND: &str = "io.kindlift.found";
+/// Label on names that kindlift gave; its value is the time, RFC 3339, a space, and the name that
+/// was asked for. So the record by ID, which stays when the name moves on, still tells what it was.
+pub const LOADED: &str = "io.kindlift.loaded";
 const MANAGED: &str = "io.cri-containerd.image";
 /// How often a create and an update may miss one another.
 const TRIES: usize = 20;
@@ -50,8 +53,15 @@ impl Claim<'_> {
         }
     }
 
-    fn label(&self) -> String {
-        prost_types::Timestamp::from(self.found).to_string()
+    fn marks(&self) -> Marks {
+        let now = prost_types::Timestamp::from(SystemTime::now());
+        Marks {
+            found: prost_types::Timestamp::from(self.found).to_string(),
+            loaded: match self.names.first() {
+                Some(name) => format!("{now} {name}"),
+                None => now.to_string(),
+            },
+        }
     }
 
     /// Tells whose a name is.
@@ -111,13 +121,29 @@ enum Standing {
     Others,
 }
 
+/// The labels of a name that kindlift gave; empty, where it has none.
+#[derive(Debug, Clone, Default)]
+struct Marks {
+    found: String,
+    loaded: String,
+}
+
+impl Marks {
+    fn of(record: &Record) -> Self {
+        let label = |key: &str| record.labels.get(key).cloned().unwrap_or_default();
+        Self {
+            found: label(FOUND),
+            loaded: label(LOADED),
+        }
+    }
+}
+
 /// What a name pointed at before us.
 #[derive(Debug, Clone)]
 pub struct Former {
     name: String,
     target: Option<Descriptor>,
-    /// The label that the name had, if it was kindlift that gave it.
-    found: Option<String>,
+    marks: Marks,
 }
 
 /// Looks what the names point at now, and holds it by the lease, so that it can come back. Also
@@ -135,7 +161,7 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
         let mut former = Former {
             name,
             target: None,
-            found: None,
+            marks: Marks::default(),
         };
         if let Some(record) = get(session, &former.name).await? {
             let standing = claim.standing(&record, SystemTime::now());
@@ -147,7 +173,7 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
             {
                 lease.hold(session, "content", &old.digest).await?;
             }
-            former.found = record.labels.get(FOUND).cloned();
+            former.marks = Marks::of(&record);
             former.target = record.target;
         }
         formers.push(former);
@@ -162,7 +188,7 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
 pub async fn give(session: &Session, claim: &Claim<'_>, formers: &[Former]) -> Result<()> {
     let target = claim.target();
     for former in formers {
-        point(session, &former.name, &target, claim.label()).await?;
+        point(session, &former.name, &target, claim.marks()).await?;
     }
     Ok(())
 }
@@ -182,7 +208,7 @@ pub async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
         match claim.standing(&record, SystemTime::now()) {
             Standing::Ours => {}
             Standing::Earlier => {
-                point(session, &record.name, &claim.target(), claim.label()).await?;
+                point(session, &record.name, &claim.target(), claim.marks()).await?;
                 kept = false;
             }
             standing => return Err(claim.superseded(session, &record, standing)),
@@ -208,8 +234,7 @@ pub async fn restore(session: &Session, image: &Image, formers: &[Former]) -> Re
             Some(old) if old.digest == ours => {}
             // containerd drops a label that is updated to nothing.
             Some(old) => {
-                let found = former.found.clone().unwrap_or_default();
-                point(session, &former.name, old, found).await?;
+                point(session, &former.name, old, former.marks.clone()).await?;
             }
             None => delete(session, &former.name).await?,
         }
@@ -239,13 +264,14 @@ pub async fn get(session: &Session, name: &str) -> Result<Option<Record>, Failur
     }
 }
 
-async fn point(session: &Session, name: &str, target: &Descriptor, found: String) -> Result<()> {
+async fn point(session: &Session, name: &str, target: &Descriptor, marks: Marks) -> Result<()> {
     let record = Record {
         name: name.to_owned(),
         target: Some(target.clone()),
         labels: HashMap::from([
             (MANAGED.to_owned(), "managed".to_owned()),
-            (FOUND.to_owned(), found),
+            (FOUND.to_owned(), marks.found),
+            (LOADED.to_owned(), marks.loaded),
         ]),
         ..Record::default()
     };
@@ -253,6 +279,7 @@ async fn point(session: &Session, name: &str, target: &Descriptor, found: String
         "target".to_owned(),
         format!("labels.{MANAGED}"),
         format!("labels.{FOUND}"),
+        format!("labels.{LOADED}"),
     ];
     let mut client = ImagesClient::new(session.channel());
     let what = format!("naming {name}");

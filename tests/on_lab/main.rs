@@ -21,6 +21,7 @@ mod matrix;
 mod output;
 mod overtaken;
 mod peers;
+mod prune;
 mod push;
 mod signals;
 mod skaffold;

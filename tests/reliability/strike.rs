@@ -13,7 +13,8 @@ use crate::run::Running;
 pub enum Strike {
     /// kindlift itself.
     Kindlift,
-    /// The `docker exec` that is the tunnel to one node, on the host.
+    /// The `docker exec` that is the tunnel to one node, on the host; with a Docker that is no
+    /// local socket.
     Exec,
     /// The relay at the tunnel's other end, in the node.
     Relay,
