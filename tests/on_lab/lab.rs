@@ -361,7 +361,7 @@ impl Drop for Cluster {
 }
 
 /// The lab's command, which needs what the user's shell has (a cache folder, perhaps sudo).
-fn lab_tool() -> Command {
+pub fn lab_tool() -> Command {
     lab();
     let mut command = Command::new(lab_command());
     command

@@ -141,6 +141,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Returns what it has written to stdout until now.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Returns what it has written to stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()
@@ -161,6 +166,8 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        // It has come this far: for the next step it has as long again.
+        self.deadline = Instant::now() + DEADLINE;
     }
 
     /// Waits for its end.
@@ -206,8 +213,8 @@ impl Running {
             code: status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
         }
     }
 }
