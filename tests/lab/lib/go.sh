@@ -39,7 +39,7 @@ build_go_program() {
   local target=$2 name=$3 module package version cgo=0
   command -v go >/dev/null || { echo "Go is needed to build $name" && return 1; }
   module=$(go_module "$name")
-  cd "$module"
+  cd "$module" || return
   package=$(sed -En "s,^(tool |\t)([^ ]*/$name)$,\2,p" go.mod)
   version=$(go list -mod=readonly -f '{{.Module.Version}}' "$package")
   local -a mod=(-mod=readonly)
