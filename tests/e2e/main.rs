@@ -16,3 +16,5 @@ mod work;
 mod skaffold;
 mod skaffold_dev;
 mod skaffold_end;
+mod tilt;
+mod tilt_extension;

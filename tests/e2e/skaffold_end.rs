@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use crate::kube::Kube;
 use crate::lab;
 use crate::run::{self, Running};
-use crate::work::Work;
+use crate::work::{Work, processes_with};
 
 /// What a terminal does: the signal goes to all of the foreground group.
 fn press_ctrl_c(skaffold: &Running) {
@@ -59,18 +59,6 @@ fn ctrl_c_in_the_middle_of_a_build() {
     work.write("skaffold/index.html", &mark);
     work.run_skaffold("skaffold", &space, &["run"]);
     space.serves("kindlift-demo", 2, &mark);
-}
-
-/// Processes on this machine, the engine's included, whose command line has a word.
-fn processes_with(word: &str) -> Vec<String> {
-    let lines = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| {
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            Some(String::from_utf8_lossy(&line).replace('\0', " "))
-        });
-    lines.filter(|line| line.contains(word)).collect()
 }
 
 #[test]

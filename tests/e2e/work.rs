@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
@@ -14,6 +15,8 @@ use crate::run::{self, Run};
 pub struct Work {
     folder: TempDir,
     home: TempDir,
+    /// Tilt's examples are built under their own names, with no tag: one test at a time.
+    _alone: Option<MutexGuard<'static, ()>>,
     /// A tag that no other test uses: the examples all build the same names.
     pub tag: String,
 }
@@ -21,20 +24,18 @@ pub struct Work {
 impl Work {
     /// Copies `examples/NAME` and runs its prepare.sh with the lab's busybox.
     pub fn example(name: &str) -> Self {
-        let work = Self::empty();
+        static ALONE: Mutex<()> = Mutex::new(());
+        let mut work = Self::empty();
+        if name.starts_with("tilt") {
+            work._alone = Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner));
+        }
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         // Next to each other, as one refers to the other.
         for entry in std::fs::read_dir(&examples).unwrap() {
             let from = entry.unwrap().path();
-            run::run(
-                lab::program("cp")
-                    .arg("-R")
-                    .arg(from)
-                    .arg(work.folder.path()),
-            )
-            .expect(0);
+            run::run(lab::program("cp").arg("-R").arg(from).arg(work.path(""))).expect(0);
         }
-        let prepare = work.folder.path().join(name).join("prepare.sh");
+        let prepare = work.path(name).join("prepare.sh");
         run::run(lab::program(prepare.to_str().unwrap()).arg(lab::var("KINDLIFT_LAB_BUSYBOX")))
             .expect(0);
         work
@@ -45,8 +46,10 @@ impl Work {
         let work = Self {
             folder: TempDir::with_prefix("kindlift-e2e-").unwrap(),
             home: TempDir::with_prefix("kindlift-home-").unwrap(),
+            _alone: None,
             tag: lab::unique("t"),
         };
+        std::fs::create_dir(work.path("")).unwrap();
         let config = work.home.path().join(".skaffold");
         std::fs::create_dir(&config).unwrap();
         // Nothing is told to anybody, and nothing is asked.
@@ -58,8 +61,9 @@ impl Work {
         work
     }
 
+    /// A path below the copy of `examples`.
     pub fn path(&self, file: &str) -> PathBuf {
-        self.folder.path().join(file)
+        self.folder.path().join("examples").join(file)
     }
 
     /// Writes a file as an editor does: aside, and then in place.
@@ -123,6 +127,19 @@ impl Work {
         run::run(&mut self.skaffold(folder, space, words)).expect(0)
     }
 
+    /// `tilt VERB --namespace … FLAGS`, told to nobody: no port, no browser, no statistics.
+    pub fn tilt(&self, folder: &str, space: &Namespace, words: &[&str]) -> Command {
+        let (verb, flags) = words.split_first().unwrap();
+        let mut command = self.program("tilt", folder, space);
+        command.args([verb, "--namespace", &space.name]);
+        if *verb != "down" {
+            // The lab's Tilt has a stand-in for its web pages; see tests/lab/README.md.
+            command.args(["--port=0", "--web-mode=prod"]);
+        }
+        command.args(flags);
+        command
+    }
+
     /// Processes that belong to this work: they have its home. Skaffold's, Tilt's and kindlift's
     /// children have it too.
     pub fn processes(&self) -> Vec<String> {
@@ -141,6 +158,16 @@ impl Work {
             })
             .collect()
     }
+}
+
+/// Processes on this machine, the engine's included, whose command line has a word.
+pub fn processes_with(word: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.filter(|line| line.contains(word)).collect()
 }
 
 impl Drop for Work {
