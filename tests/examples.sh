@@ -40,7 +40,7 @@ texts=(README.md docs/*.md examples/*/README.md)
 command_lines() {
   cat "${texts[@]}" examples/*/skaffold.yaml examples/*/Tiltfile |
     tr -d "[]'," | sed 's/ #.*//' |
-    grep -oE 'kindlift (build|load|verify|ensure)( [^`|)}]*)?' | sort -u
+    grep -oE 'kindlift (build|load|verify|ensure|prune)( [^`|)}]*)?' | sort -u
 }
 
 flags_exist() {
@@ -55,7 +55,7 @@ flags_exist() {
     for word in "${words[@]:2}"; do
       [[ $word != -- ]] || break
       [[ $word == -* ]] || continue
-      grep -qE -- "(^|[ ,])${word%%=*}([ ,=]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
+      grep -qE -- "(^|[ ,])${word%%=*}([] ,=[]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
     done
   done <<<"$lines"
 }

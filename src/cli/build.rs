@@ -45,6 +45,11 @@ pub struct Build {
     /// outputs_image_ref_to); its tag is made of the image's content
     #[arg(long, value_name = "FILE", conflicts_with = "push")]
     ref_file: Option<PathBuf>,
+    /// Afterwards, remove superseded images of this name from the nodes, all but the newest N
+    /// [default N: 3]
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
+          default_missing_value = "3", conflicts_with = "push")]
+    prune: Option<usize>,
     #[command(flatten)]
     engine: EngineArg,
     #[command(flatten)]
@@ -71,6 +76,7 @@ impl Build {
             engine: self.engine.kind(),
             push: self.push,
             ref_file: self.ref_file.clone(),
+            prune: self.prune,
             place: self.place.resolve(),
             flags: self.flags.clone(),
         };

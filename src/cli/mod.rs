@@ -2,6 +2,7 @@
 
 mod build;
 mod images;
+mod prune;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
-use kindlift::run::Where;
+use kindlift::run::{Pruning, Where};
+use serde::Serialize;
 
 /// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
 #[derive(Parser)]
@@ -30,7 +32,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed · 4 no engine · \
 5 no cluster or node · 6 image refused · 7 load failed, nodes as before · 8 not verified · \
-130/143 interrupted";
+9 superseded by another load · 130/143 interrupted";
 
 #[derive(Subcommand)]
 enum Command {
@@ -38,6 +40,27 @@ enum Command {
     Load(images::Load),
     Ensure(images::Ensure),
     Verify(images::Verify),
+    Prune(prune::Prune),
+}
+
+/// What a command says when it is done; in JSON, the fields beside `ok`.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Images { images: Vec<Outcome> },
+    Pruned(Pruning),
+}
+
+impl Answer {
+    /// Tells it to people.
+    fn tell(&self, seconds: f64) {
+        match self {
+            Self::Images { images } => images
+                .iter()
+                .for_each(|outcome| report::summary(outcome, seconds)),
+            Self::Pruned(pruning) => report::pruning(pruning),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -134,7 +157,7 @@ pub fn run() -> ExitCode {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
             if e.use_stderr() && wants_json() {
-                report::document(Err(&Error::usage(e.kind().to_string())));
+                report::document::<Answer>(Err(&Error::usage(e.kind().to_string())));
             }
             return ExitCode::from(if e.use_stderr() {
                 ErrorKind::Usage.exit_code()
@@ -152,19 +175,16 @@ pub fn run() -> ExitCode {
             .unwrap_or_else(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     });
     match (&result, cli.global.output) {
-        (Ok(outcomes), Output::Text) => {
+        (Ok(answer), Output::Text) => {
             if verbosity >= Verbosity::Normal {
-                let seconds = start.elapsed().as_secs_f64();
-                outcomes
-                    .iter()
-                    .for_each(|outcome| report::summary(outcome, seconds));
+                answer.tell(start.elapsed().as_secs_f64());
             }
         }
-        (Ok(outcomes), Output::Json) => report::document(Ok(outcomes)),
+        (Ok(answer), Output::Json) => report::document(Ok(answer)),
         (Err(e), output) => {
             report::error(e);
             if output == Output::Json {
-                report::document(Err(e));
+                report::document::<Answer>(Err(e));
             }
         }
     }
@@ -180,7 +200,7 @@ fn wants_json() -> bool {
             .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
-fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Vec<Outcome>> {
+fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
     // One thread, which lives as long as the process: children are told to die with the thread
     // that spawned them.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -195,13 +215,15 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Vec<Outcome>> {
         patience: Duration::from_secs(cli.global.stall_timeout),
         silence: Duration::from_secs(cli.global.silence_timeout),
     };
+    let images = |images| Ok(Answer::Images { images });
     let result = runtime.block_on(async {
         let _listening = listen(&job.cancel)?;
         match &cli.command {
-            Command::Build(args) => args.run(&job).await.map_err(anyhow::Error::from),
-            Command::Load(args) => args.run(&job).await.map_err(anyhow::Error::from),
-            Command::Ensure(args) => args.run(&job).await.map_err(anyhow::Error::from),
-            Command::Verify(args) => args.run(&job).await.map_err(anyhow::Error::from),
+            Command::Build(args) => images(args.run(&job).await?),
+            Command::Load(args) => images(args.run(&job).await?),
+            Command::Ensure(args) => images(args.run(&job).await?),
+            Command::Verify(args) => images(args.run(&job).await?),
+            Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
         }
     });
     // A read that hangs in a worker thread must not keep us.

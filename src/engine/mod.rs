@@ -5,13 +5,14 @@
 mod command;
 pub mod context;
 mod dial;
-mod docker;
+pub mod docker;
 mod podman;
 
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use docker::Docker;
 pub use podman::Podman;
@@ -54,6 +55,8 @@ pub struct ImageRecord {
     pub image_id: Option<ImageId>,
     /// The manifest's digest, where the engine tells it.
     pub manifest: Option<Digest>,
+    /// When the engine was asked: whoever asks it later has the later image.
+    pub found: SystemTime,
 }
 
 /// What to build.

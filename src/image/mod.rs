@@ -6,6 +6,7 @@
 //! [`ImageId`] of the config, and the engine's own [`crate::engine::EngineId`].
 
 pub mod archive;
+pub mod choose;
 pub mod platform;
 mod validate;
 
@@ -20,6 +21,11 @@ pub use platform::Platform;
 pub use validate::{MAX_CONFIG, MAX_MANIFEST};
 
 use crate::error::{Error, ErrorKind};
+
+/// Makes the error for an image that must not get in.
+pub(crate) fn refused(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Image, why)
+}
 
 /// The sha256 digest of a blob as it is stored, `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

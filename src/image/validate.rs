@@ -6,8 +6,9 @@
 use oci_spec::image::ImageManifest;
 use serde::Deserialize;
 
-use super::{Compression, DiffId, Digest, Document, Image, Layer, Platform, chain_ids};
-use crate::error::{Error, ErrorKind, Result};
+use super::choose::is_image_config;
+use super::{Compression, DiffId, Digest, Document, Image, Layer, Platform, chain_ids, refused};
+use crate::error::{Error, Result};
 
 /// The largest manifest that is read, in bytes; registries use the same limit.
 pub const MAX_MANIFEST: u64 = 4 << 20;
@@ -35,10 +36,6 @@ struct RootFs {
     diff_ids: Option<Vec<String>>,
 }
 
-fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Image, why)
-}
-
 impl Image {
     /// Makes an image from the exact bytes of its manifest and config.
     ///
@@ -55,7 +52,7 @@ impl Image {
             )));
         }
         let config_type = parsed.config().media_type().to_string();
-        if !config_type.contains("container.image") && !config_type.contains("oci.image.config") {
+        if !is_image_config(&config_type) {
             return Err(refused(format!(
                 "this is an artifact ({config_type}), not a container image"
             )));
@@ -158,6 +155,7 @@ fn compression(media_type: &str) -> Option<Compression> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
 
     fn image(layer_type: &str, layers: usize, diffs: usize) -> Result<Image> {
         let digest = |i: usize| Digest::of(&[u8::try_from(i).unwrap()]);

@@ -1,4 +1,4 @@
-//! The two calls of the CRI image service that loading needs.
+//! The few calls of the CRI that kindlift needs.
 //!
 //! Field numbers from k8s.io/cri-api `pkg/apis/runtime/v1/api.proto`; fields that are not read
 //! are left out. crictl is still the proof; these tell when to ask it.
@@ -80,6 +80,29 @@ pub struct ImageFsInfoResponse {
     pub image_filesystems: Vec<FilesystemUsage>,
 }
 
+/// Asks for all containers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListContainersRequest {}
+
+/// A container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Container {
+    /// The image as the pod names it.
+    #[prost(message, optional, tag = "4")]
+    pub image: Option<ImageSpec>,
+    /// The ID of the image that it was made of.
+    #[prost(string, tag = "5")]
+    pub image_ref: String,
+}
+
+/// All containers, whatever their state.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListContainersResponse {
+    /// The containers.
+    #[prost(message, repeated, tag = "1")]
+    pub containers: Vec<Container>,
+}
+
 async fn unary<M, R>(
     channel: Channel,
     path: &'static str,
@@ -127,6 +150,19 @@ pub async fn image_fs_info(channel: Channel) -> Result<Response<ImageFsInfoRespo
         channel,
         "/runtime.v1.ImageService/ImageFsInfo",
         ImageFsInfoRequest {},
+    )
+    .await
+}
+
+/// Asks for all containers.
+///
+/// # Errors
+/// The status of the call.
+pub async fn list_containers(channel: Channel) -> Result<Response<ListContainersResponse>, Status> {
+    unary(
+        channel,
+        "/runtime.v1.RuntimeService/ListContainers",
+        ListContainersRequest {},
     )
     .await
 }

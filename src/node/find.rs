@@ -5,13 +5,13 @@
 use containerd_client::services::v1::ReadContentRequest;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::tonic::{Response, Status};
-use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::session::Session;
 use super::{name, stage};
 use crate::engine::ImageRecord;
 use crate::error::Result;
-use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform};
+use crate::image::choose::{self, Chooser};
+use crate::image::{Digest, Image, MAX_MANIFEST};
 
 /// What stands behind a name on a node.
 #[derive(Debug)]
@@ -96,52 +96,38 @@ pub fn matches(image: &Image, record: &ImageRecord) -> Option<bool> {
 }
 
 /// Reads manifest and config; the inner error says what is missing or does not agree.
-async fn read(session: &Session, digest: &str, media_type: &str) -> Result<Result<Image, String>> {
-    let mut digest = digest.to_owned();
-    let mut media_type = media_type.to_owned();
-    // An index, and perhaps one inside it.
-    for _ in 0..4 {
-        let Some(bytes) = blob(session, &digest, MAX_MANIFEST).await? else {
-            return Ok(Err(format!("its manifest {digest} is not there")));
-        };
-        if let Some(next) = choose(&bytes, &session.facts().platform) {
-            digest = next.digest().to_string();
-            media_type = next.media_type().to_string();
-            continue;
-        }
-        if media_type.is_empty() {
-            "application/vnd.oci.image.manifest.v1+json".clone_into(&mut media_type);
-            if let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(&bytes)
-                && let Some(serde_json::Value::String(named)) = fields.get("mediaType")
-            {
-                media_type.clone_from(named);
-            }
-        }
-        let config = serde_json::from_slice::<oci_spec::image::ImageManifest>(&bytes)
-            .map(|manifest| manifest.config().digest().to_string());
-        let Ok(config) = config else {
-            return Ok(Err(format!("its manifest {digest} cannot be read")));
-        };
-        let Some(config) = blob(session, &config, MAX_CONFIG).await? else {
-            return Ok(Err(format!("its config {config} is not there")));
-        };
-        return Ok(Image::from_documents(bytes, &media_type, config).map_err(|e| e.to_string()));
-    }
-    Ok(Err("its indexes nest too deeply".to_owned()))
-}
-
-/// Returns the manifest of an index that a platform runs; none, if this is no index.
-fn choose(bytes: &[u8], platform: &Platform) -> Option<Descriptor> {
-    let index: ImageIndex = serde_json::from_slice(bytes).ok()?;
-    let runs = |descriptor: &&Descriptor| {
-        descriptor.platform().as_ref().is_some_and(|p| {
-            let os = p.os().to_string();
-            let architecture = p.architecture().to_string();
-            platform.runs(&Platform::new(&os, &architecture, p.variant().as_deref()))
-        })
+///
+/// # Errors
+/// A call's failure.
+pub async fn read(
+    session: &Session,
+    digest: &str,
+    media_type: &str,
+) -> Result<Result<Image, String>> {
+    let Some(root) = blob(session, digest, MAX_MANIFEST).await? else {
+        return Ok(Err(format!("its manifest {digest} is not there")));
     };
-    let found = index.manifests().iter().find(runs);
-    found.or_else(|| index.manifests().first()).cloned()
+    // Somebody may have loaded an image for a foreign platform on purpose.
+    let platform = &session.facts().platform;
+    let mut chooser = match choose::describe(&root, media_type) {
+        Ok(descriptor) => Chooser::new(&[descriptor], platform),
+        Err(why) => return Ok(Err(why.to_string())),
+    };
+    let mut root = Some(root);
+    loop {
+        let want = match chooser.want() {
+            Ok(Some(want)) => want,
+            Ok(None) => return Ok(chooser.finish_with_any().map_err(|why| why.to_string())),
+            Err(why) => return Ok(Err(why.to_string())),
+        };
+        let document = match root.take() {
+            Some(root) => Some(root),
+            None => blob(session, want.descriptor.digest().as_ref(), want.limit).await?,
+        };
+        if let Err(why) = chooser.give(document) {
+            return Ok(Err(why.to_string()));
+        }
+    }
 }
 
 async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {

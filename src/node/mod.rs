@@ -6,6 +6,7 @@
 pub mod cri;
 pub mod crictl;
 pub mod find;
+pub mod images;
 pub mod lease;
 pub mod name;
 pub mod session;

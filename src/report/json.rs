@@ -2,13 +2,21 @@
 
 use std::io::Write;
 
-use super::Outcome;
+use serde::Serialize;
+
 use crate::error::Error;
 
-/// Writes the document of a run: the outcomes, or the error.
-pub fn document(result: Result<&[Outcome], &Error>) {
+/// Writes the document of a run: what it did or found, beside `ok`; or the error.
+pub fn document<T: Serialize>(result: Result<&T, &Error>) {
+    #[derive(Serialize)]
+    struct Good<'a, T> {
+        ok: bool,
+        #[serde(flatten)]
+        answer: &'a T,
+    }
     let document = match result {
-        Ok(images) => serde_json::json!({"ok": true, "images": images}),
+        Ok(answer) => serde_json::to_value(Good { ok: true, answer })
+            .expect("answers have no keys that are no text"),
         Err(error) => serde_json::json!({
             "ok": false,
             "error": {

@@ -4,6 +4,7 @@
 //! prints.
 
 mod json;
+mod pruned;
 mod text;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use json::document;
+pub use pruned::pruning;
 pub use text::{Text, Verbosity, error, summary};
 
 use crate::image::{Digest, ImageId, Platform};

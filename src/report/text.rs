@@ -68,7 +68,7 @@ impl Report for Text {
 }
 
 /// Writes a line to stderr. A closed pipe is no reason to fail: the work goes on.
-fn line(text: &str) {
+pub(super) fn line(text: &str) {
     let mut plain = Plain::default().text(text.as_bytes());
     plain.push(b'\n');
     let _ = std::io::stderr().lock().write_all(&plain);
@@ -179,7 +179,7 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
 }
 
 /// Writes a size the way people say it, in decimal units.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut value = bytes as f64;

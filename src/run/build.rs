@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deliver::{Delivery, Destination, deliver};
+use super::prune::{PruneRequest, prune_nodes};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::Node;
 use crate::contract::skaffold::Platforms;
 use crate::contract::{Contract, Naming, tilt};
 use crate::engine::{BuildSpec, Engine, EngineKind, ImageRecord};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
 use crate::load;
@@ -43,6 +44,8 @@ pub struct BuildRequest {
     pub push: bool,
     /// `--ref-file`: where to write the name that is to be deployed.
     pub ref_file: Option<PathBuf>,
+    /// `--prune`: remove superseded images afterwards, and keep so many of this name.
+    pub prune: Option<usize>,
     /// Where to load.
     pub place: Where,
     /// Flags for the engine's build.
@@ -106,7 +109,29 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
         engine.tag(id, name).await?;
         tilt::write_ref_file(path, name)?;
     }
+    if let Some(keep) = request.prune {
+        tidy(job, keep, &plan.image, &to).await;
+    }
     Ok(Some(outcome))
+}
+
+/// Removes earlier images of the same name. The new one is there: what fails here is no failure of
+/// the build.
+async fn tidy(job: &Job, keep: usize, image: &Reference, to: &Destination<'_>) {
+    let request = PruneRequest {
+        images: vec![image.repository()],
+        keep,
+        older_than: Duration::ZERO,
+        yes: true,
+        place: Where::default(),
+    };
+    match prune_nodes(job, &request, to.cluster, to.sessions).await {
+        Ok(pruning) => job.step(|| format!("pruned {} superseded images", pruning.gone())),
+        Err(e) => job.report.event(&Event::Warning {
+            message: &format!("superseded images were not pruned: {}", one_line(&e)),
+            hint: e.next_step(),
+        }),
+    }
 }
 
 /// Builds while the sessions open, where the platform is known before.

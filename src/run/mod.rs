@@ -5,6 +5,7 @@ mod check;
 mod deliver;
 mod load;
 mod manifests;
+mod prune;
 
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
 pub use load::load;
+pub use prune::{PruneRequest, Pruned, Pruning, Verdict, prune};
 
 /// Where to load.
 #[derive(Debug, Clone, Default)]

@@ -6,7 +6,7 @@ mod kube;
     dead_code,
     reason = "made for tests that look at nodes and not at pods"
 )]
-#[path = "../on_lab/lab.rs"]
+#[path = "../support/lab.rs"]
 mod lab;
 #[expect(dead_code, reason = "kindlift's own words are looked at elsewhere")]
 #[path = "../support/run.rs"]

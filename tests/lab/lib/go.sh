@@ -3,12 +3,15 @@
 # names exact versions and sums; its `tool` lines say what is built. A cache
 # entry a program, so that a killed build loses only the one at hand.
 
+# The second is the snapshotter of rootless nodes, which kindest/node has.
+node_programs=(crictl containerd-fuse-overlayfs-grpc)
 kubernetes_programs=(kubelet kube-apiserver kube-controller-manager kube-scheduler)
 loop_programs=(skaffold tilt)
 
 go_module() {
   case $1 in
     kubelet | kube-*) echo "$here/go/kubernetes" ;;
+    containerd-fuse-overlayfs-grpc) echo "$here/go/fuse-snapshotter" ;;
     *) echo "$here/go/$1" ;;
   esac
 }

@@ -1,0 +1,132 @@
+//! Archives by Docker: a `manifest.json` that lists configs and layers by path.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::Entry;
+use super::store::Store;
+use crate::error::Result;
+use crate::image::choose::not_for;
+use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, refused};
+use crate::reference::Reference;
+use crate::source::spool::{Extent, FileBlobs};
+
+/// One image in the `manifest.json` of an archive by Docker.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct DockerImage {
+    config: String,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+}
+
+pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
+    let list = store.small("manifest.json", MAX_MANIFEST)?;
+    let list: Vec<DockerImage> = serde_json::from_slice(&list)
+        .map_err(|e| refused("manifest.json cannot be read").because(e))?;
+    let entry = |docker: DockerImage| Entry {
+        names: docker
+            .repo_tags
+            .iter()
+            .flatten()
+            .filter_map(|name| Reference::parse(name).ok())
+            .map(|name| name.to_string())
+            .collect(),
+        content: super::Content::Docker(docker),
+    };
+    Ok(list.into_iter().map(entry).collect())
+}
+
+/// Reads an image of an archive by Docker: a config and layers, for which a manifest is made here.
+pub(super) fn read(
+    store: &Store,
+    docker: &DockerImage,
+    platform: &Platform,
+) -> Result<(Image, FileBlobs)> {
+    #[derive(Deserialize)]
+    struct Rootfs {
+        #[serde(default)]
+        diff_ids: Option<Vec<String>>,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        rootfs: Rootfs,
+    }
+    let config = store.small(&docker.config, MAX_CONFIG)?;
+    let read: Config = serde_json::from_slice(&config)
+        .map_err(|e| refused("the image's config cannot be read").because(e))?;
+    let diff_ids = read.rootfs.diff_ids.unwrap_or_default();
+    let paths = docker.layers.as_deref().unwrap_or_default();
+    if diff_ids.len() != paths.len() {
+        return Err(refused(format!(
+            "mismatched image rootfs: the archive has {} layers, the config {}",
+            paths.len(),
+            diff_ids.len()
+        ))
+        .hint("Docker 25.0.0 writes such archives; upgrade to 25.0.1 or later and save again"));
+    }
+    let mut extents = HashMap::new();
+    let mut layers = Vec::new();
+    for (path, diff_id) in paths.iter().zip(&diff_ids) {
+        let extent = store.find(path)?;
+        let (media_type, digest) = match compression(&extent) {
+            // Its digest is its diff ID; that the content agrees is checked where it goes.
+            None => ("application/vnd.oci.image.layer.v1.tar", diff_id.parse()?),
+            Some(media_type) => (media_type, digest_of(&extent)?),
+        };
+        layers.push(serde_json::json!({
+            "mediaType": media_type,
+            "digest": digest,
+            "size": extent.len,
+        }));
+        extents.insert(digest, extent);
+    }
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": Digest::of(&config),
+            "size": config.len(),
+        },
+        "layers": layers,
+    });
+    let image = Image::from_documents(manifest.to_string().into_bytes(), media_type, config)?;
+    if !platform.runs(&image.platform) {
+        return Err(not_for(platform, [image.platform.to_string()]));
+    }
+    Ok((image, FileBlobs::new(extents)))
+}
+
+/// Tells how a layer is compressed, by its first bytes: docker-archives do not say.
+fn compression(extent: &Extent) -> Option<&'static str> {
+    let mut magic = [0; 4];
+    let len = usize::try_from(extent.len.min(4)).unwrap_or(0);
+    extent.read_exact_at(&mut magic[..len], 0).ok()?;
+    match &magic[..len] {
+        [0x1f, 0x8b, ..] => Some("application/vnd.oci.image.layer.v1.tar+gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd] => Some("application/vnd.oci.image.layer.v1.tar+zstd"),
+        _ => None,
+    }
+}
+
+fn digest_of(extent: &Extent) -> Result<Digest> {
+    let mut hasher = Sha256::new();
+    let mut chunk = vec![0; crate::source::CHUNK];
+    let mut done = 0;
+    while done < extent.len {
+        let left = usize::try_from(extent.len - done).unwrap_or(chunk.len());
+        let piece = left.min(chunk.len());
+        extent
+            .read_exact_at(&mut chunk[..piece], done)
+            .map_err(|e| refused("cannot read a layer").because(e))?;
+        hasher.update(&chunk[..piece]);
+        done += piece as u64;
+    }
+    Ok(Digest::of_hash(&hasher.finalize()))
+}

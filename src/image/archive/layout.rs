@@ -1,0 +1,106 @@
+//! OCI layouts: an `index.json` and blobs by digest.
+
+use std::collections::{BTreeSet, HashMap};
+
+use oci_spec::image::{Descriptor, ImageIndex};
+
+use super::Entry;
+use super::store::Store;
+use crate::error::Result;
+use crate::image::choose::Chooser;
+use crate::image::{Digest, Image, MAX_MANIFEST, Platform, refused};
+use crate::reference::Reference;
+use crate::source::spool::FileBlobs;
+
+/// Annotations that name an image in an index, the fuller name first.
+const NAMES: [&str; 2] = [
+    "io.containerd.image.name",
+    "org.opencontainers.image.ref.name",
+];
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Lists the images of an OCI layout. Descriptors without a name, or with the same digest, are
+/// one image: its platforms, or its names.
+pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
+    let index = store.small("index.json", MAX_MANIFEST)?;
+    let index: ImageIndex = serde_json::from_slice(&index)
+        .map_err(|e| refused("index.json cannot be read").because(e))?;
+    struct Listed {
+        digest: String,
+        /// Whether the index tags it: two that it tags are two images, two that it does not are
+        /// two platforms of one.
+        tagged: bool,
+        names: BTreeSet<String>,
+        descriptors: Vec<Descriptor>,
+    }
+    let mut images: Vec<Listed> = Vec::new();
+    for descriptor in index.manifests() {
+        let annotation = descriptor
+            .annotations()
+            .as_ref()
+            .and_then(|annotations| NAMES.iter().find_map(|key| annotations.get(*key)));
+        // skopeo writes a tag alone where it was given no name.
+        let name = annotation
+            .filter(|text| text.contains('/') || text.contains(':'))
+            .and_then(|text| Reference::parse(text).ok());
+        let digest = descriptor.digest().to_string();
+        let tagged = annotation.is_some();
+        let known = images
+            .iter_mut()
+            .find(|image| image.digest == digest || (!tagged && !image.tagged));
+        match known {
+            Some(image) => {
+                image.names.extend(name.map(|name| name.to_string()));
+                image.descriptors.push(descriptor.clone());
+            }
+            None => images.push(Listed {
+                digest,
+                tagged,
+                names: name.map(|name| name.to_string()).into_iter().collect(),
+                descriptors: vec![descriptor.clone()],
+            }),
+        }
+    }
+    Ok(images
+        .into_iter()
+        .map(|image| Entry {
+            names: image.names,
+            content: super::Content::Layout(image.descriptors),
+        })
+        .collect())
+}
+
+pub(super) fn read(
+    store: &Store,
+    descriptors: &[Descriptor],
+    platform: &Platform,
+) -> Result<(Image, FileBlobs)> {
+    let mut chooser = Chooser::new(descriptors, platform);
+    while let Some(want) = chooser.want()? {
+        let digest: Digest = want.descriptor.digest().to_string().parse()?;
+        let path = blob_path(&digest);
+        let document = match store.has(&path) {
+            true => Some(store.small(&path, want.limit)?),
+            false => None,
+        };
+        chooser.give(document)?;
+    }
+    let image = chooser.finish()?;
+    let mut extents = HashMap::new();
+    for (i, layer) in image.layers.iter().enumerate() {
+        let extent = store.find(&blob_path(&layer.digest))?;
+        if extent.len != layer.size {
+            return Err(refused(format!(
+                "layer {} has {} bytes, its manifest says {}",
+                i + 1,
+                extent.len,
+                layer.size
+            )));
+        }
+        extents.insert(layer.digest.clone(), extent);
+    }
+    Ok((image, FileBlobs::new(extents)))
+}
