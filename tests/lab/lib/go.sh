@@ -5,10 +5,12 @@
 
 kubernetes_programs=(kubelet kube-apiserver kube-controller-manager kube-scheduler)
 loop_programs=(skaffold tilt)
+buildkit_programs=(buildkitd)
 
 go_module() {
   case $1 in
     kubelet | kube-*) echo "$here/go/kubernetes" ;;
+    buildkitd) echo "$here/go/buildkit" ;;
     *) echo "$here/go/$1" ;;
   esac
 }
