@@ -3,9 +3,12 @@
 //! Nodes are found by Kind's labels, never by parsing names. Which cluster is meant is decided
 //! in [`choose`]; in a development loop that is never a guess.
 
+mod api;
 mod choose;
+pub mod events;
 pub mod kubeconfig;
 mod provider;
+pub mod registry;
 
 use std::collections::HashMap;
 use std::sync::Arc;

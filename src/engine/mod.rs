@@ -2,6 +2,7 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+mod builder;
 mod command;
 pub mod context;
 mod dial;
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use builder::Builder;
 pub use docker::Docker;
 pub use podman::Podman;
 
@@ -77,6 +79,8 @@ pub struct BuildSpec {
     pub platforms: Vec<Platform>,
     /// Flags for the engine's build, as they are.
     pub flags: Vec<String>,
+    /// The buildx builder; none means the engine's own.
+    pub builder: Option<String>,
     /// Push instead of keeping in the engine's store only.
     pub push: bool,
 }

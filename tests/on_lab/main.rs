@@ -9,9 +9,11 @@ mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
+mod builder;
 mod by_hand;
 mod choose;
 mod contexts;
+mod hosting;
 mod loader;
 mod matrix;
 mod output;
@@ -24,3 +26,4 @@ mod sources;
 mod tilt;
 mod trouble;
 mod versions;
+mod watch;
