@@ -8,7 +8,7 @@ use kindlift::run::{self, Lint as Linted, LintRequest};
 /// Find images in manifests that the kubelet will pull although only the nodes have them
 ///
 /// Reads what is applied: YAML of several documents, JSON, Lists, every kind that has containers.
-/// Asks no engine and no cluster. Exit code 9 if something must be fixed.
+/// Asks no engine and no cluster. Exit code 10 if something must be fixed.
 #[derive(Args)]
 pub struct Lint {
     /// Manifests: files, folders, or - for stdin (`skaffold render | kindlift lint -`)

@@ -4,13 +4,12 @@
 //! Saving goes through the command because bollard's export has no `platform`, without which the
 //! containerd store writes an index that names platforms it does not have.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bollard::models::{ContainerSummary, ImageInspect};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, TagImageOptions};
+use bollard::models::ImageInspect;
+use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -85,39 +84,6 @@ impl Docker {
             podman,
             env: env.clone(),
         })
-    }
-
-    /// Lists the containers with a label, stopped ones included, at the local endpoint that an
-    /// environment names. None, if that is no local socket.
-    ///
-    /// # Errors
-    /// Cluster error, naming the endpoint.
-    pub async fn containers(env: &Env, label: &str) -> Result<Option<Vec<ContainerSummary>>> {
-        let endpoint = context::resolve(env).map_err(|e| e.with_kind(ErrorKind::Cluster))?;
-        let Some(socket) = endpoint.socket() else {
-            return Ok(None);
-        };
-        let failed = |e: bollard::errors::Error| {
-            Error::new(
-                ErrorKind::Cluster,
-                format!("Docker does not list containers at {endpoint}"),
-            )
-            .because(e)
-        };
-        let api = at_socket(&socket).map_err(failed)?;
-        let api = api.negotiate_version().await.map_err(failed)?;
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(HashMap::from([(
-                "label".to_owned(),
-                vec![label.to_owned()],
-            )])),
-            ..ListContainersOptions::default()
-        };
-        api.list_containers(Some(options))
-            .await
-            .map(Some)
-            .map_err(failed)
     }
 
     /// Describes the engine for messages.
@@ -207,9 +173,10 @@ impl Docker {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let found = SystemTime::now();
         match self.api.inspect_image(name).await {
             Ok(inspected) => {
-                let mut record = record(&inspected)?;
+                let mut record = record(&inspected, found)?;
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
                     record.manifest = self.manifest_of(&record).await;
                 }
@@ -303,6 +270,27 @@ impl Docker {
     }
 }
 
+/// Connects to the API at the endpoint that an environment names. None, if that is no local
+/// socket.
+///
+/// # Errors
+/// Engine error, naming the endpoint.
+pub async fn local_api(env: &Env) -> Result<Option<bollard::Docker>> {
+    let endpoint = context::resolve(env)?;
+    let Some(socket) = endpoint.socket() else {
+        return Ok(None);
+    };
+    let failed = |e: bollard::errors::Error| {
+        Error::new(
+            ErrorKind::Engine,
+            format!("Docker does not answer at {endpoint}"),
+        )
+        .because(e)
+    };
+    let api = at_socket(&socket).map_err(failed)?;
+    api.negotiate_version().await.map(Some).map_err(failed)
+}
+
 /// Makes an API client for a local socket.
 fn at_socket(socket: &std::path::Path) -> Result<bollard::Docker, bollard::errors::Error> {
     bollard::Docker::connect_with_unix(
@@ -345,7 +333,7 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
 }
 
 /// Reads what `inspect` says. Pure.
-fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
+fn record(inspected: &ImageInspect, found: SystemTime) -> Result<ImageRecord> {
     let lacks = |what: &str| {
         Error::new(
             ErrorKind::Engine,
@@ -381,6 +369,7 @@ fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
         image_id: descriptor.is_none().then(|| ImageId(id.clone())),
         manifest: is_manifest.then(|| id.clone()),
         id: EngineId(id),
+        found,
     })
 }
 
@@ -389,7 +378,7 @@ mod tests {
     use super::*;
 
     fn inspect(value: serde_json::Value) -> ImageRecord {
-        record(&serde_json::from_value(value).unwrap()).unwrap()
+        record(&serde_json::from_value(value).unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]

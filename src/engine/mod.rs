@@ -6,13 +6,14 @@ mod builder;
 mod command;
 pub mod context;
 mod dial;
-mod docker;
+pub mod docker;
 mod podman;
 
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use builder::Builder;
 pub use docker::Docker;
@@ -56,6 +57,8 @@ pub struct ImageRecord {
     pub image_id: Option<ImageId>,
     /// The manifest's digest, where the engine tells it.
     pub manifest: Option<Digest>,
+    /// When the engine was asked: whoever asks it later has the later image.
+    pub found: SystemTime,
 }
 
 /// What to build.

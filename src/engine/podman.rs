@@ -5,7 +5,7 @@
 //! asks for. Here images are built and looked up under the kubelet's reading of the name first.
 
 use std::fs::File;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use tokio::process::Command;
@@ -203,8 +203,9 @@ impl Podman {
             Some(0) => {}
             _ => return exists.success(ErrorKind::Engine).map(|_| None),
         }
+        let found = SystemTime::now();
         let output = self.output(&["image", "inspect", name]).await?;
-        record(&output).map(Some)
+        record(&output, found).map(Some)
     }
 
     /// Finds a `localhost/X` that shadows `docker.io/X` with another image: Podman's Docker API,
@@ -258,7 +259,7 @@ fn plain_http_on_loopback(command: &mut Command, name: &str) {
 }
 
 /// Reads what `podman image inspect` prints. Pure.
-fn record(output: &[u8]) -> Result<ImageRecord> {
+fn record(output: &[u8], found: SystemTime) -> Result<ImageRecord> {
     let unreadable = |e: Option<serde_json::Error>| {
         let error = Error::new(
             ErrorKind::Engine,
@@ -298,6 +299,7 @@ fn record(output: &[u8]) -> Result<ImageRecord> {
         image_id: Some(ImageId(id.clone())),
         manifest: None,
         id: EngineId(id),
+        found,
     })
 }
 
@@ -312,7 +314,7 @@ mod tests {
             "Id": hex, "Os": "linux", "Architecture": "arm", "Variant": "v7",
             "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "4".repeat(64))]},
         }]);
-        let record = record(text.to_string().as_bytes()).unwrap();
+        let record = record(text.to_string().as_bytes(), SystemTime::now()).unwrap();
         assert_eq!(record.image_id.unwrap().0.hex(), hex);
         assert_eq!(record.platform.to_string(), "linux/arm/v7");
     }

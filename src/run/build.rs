@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver};
 use super::prune::{PruneRequest, prune_nodes};
@@ -184,6 +184,7 @@ async fn by_builder(
         async |spec: &BuildSpec, platform: &Platform| builder.build(spec, platform, job).await;
     let (sessions, (image, source)) =
         build_and_open(job, plan, nodes, &request.place, build).await?;
+    let found = SystemTime::now();
     clock.end("build", began);
     allow(&sessions, &image.platform, &request.place)?;
     // No engine has it: the names that are made of an engine's ID are not asked for here.
@@ -195,6 +196,7 @@ async fn by_builder(
         image,
         source,
         names,
+        found,
     };
     let outcome = load::load(job, cluster, &sessions, &load, clock).await?;
     Ok((sessions, outcome))

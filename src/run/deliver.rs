@@ -150,6 +150,7 @@ impl Delivery<'_> {
             image,
             source,
             names,
+            found: self.record.found,
         })
     }
 }

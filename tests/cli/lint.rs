@@ -43,7 +43,7 @@ fn piped(sandbox: &Sandbox, args: &[&str], text: &str) -> Run {
 fn tells_place_policy_and_fix() {
     let sandbox = Sandbox::new();
     sandbox.write("k8s.yaml", &format!("kind: ConfigMap\n---\n{DEPLOYMENT}"));
-    let run = sandbox.run(&["lint", "k8s.yaml"]).expect(9);
+    let run = sandbox.run(&["lint", "k8s.yaml"]).expect(10);
     assert_eq!(
         run.stdout,
         "k8s.yaml: document 2: Deployment/web spec.template.spec.initContainers[0]: \
@@ -57,7 +57,7 @@ fn tells_place_policy_and_fix() {
     );
     assert_eq!(run.stderr, "to fix: 2 of 4 images in the manifests\n");
     // What is quiet says it by the exit code, and the list is still there.
-    let quiet = sandbox.run(&["lint", "-q", "k8s.yaml"]).expect(9);
+    let quiet = sandbox.run(&["lint", "-q", "k8s.yaml"]).expect(10);
     assert_eq!((quiet.stdout, quiet.stderr.as_str()), (run.stdout, ""));
 }
 
@@ -89,12 +89,12 @@ fn only_the_images_that_are_named() {
         let run = sandbox.run(&args);
         (run.code, run.stdout.lines().count() / 2)
     };
-    assert_eq!(found(&["demo/init"]), (9, 1));
-    assert_eq!(found(&["demo/init", "demo/app"]), (9, 2));
+    assert_eq!(found(&["demo/init"]), (10, 1));
+    assert_eq!(found(&["demo/init", "demo/app"]), (10, 2));
     // Whatever the registry, if it is said.
-    assert_eq!(found(&["ghcr.io/x/y"]), (9, 1));
+    assert_eq!(found(&["ghcr.io/x/y"]), (10, 1));
     assert_eq!(found(&["demo/app:other"]), (0, 0));
-    assert_eq!(found(&["docker.io/demo/app:dev"]), (9, 1));
+    assert_eq!(found(&["docker.io/demo/app:dev"]), (10, 1));
     sandbox
         .run(&["lint", "k8s.yaml", "--image", "Not A Name"])
         .expect(2)
@@ -104,7 +104,7 @@ fn only_the_images_that_are_named() {
 #[test]
 fn one_json_document() {
     let sandbox = Sandbox::new();
-    let run = piped(&sandbox, &["lint", "-", "--output", "json"], DEPLOYMENT).expect(9);
+    let run = piped(&sandbox, &["lint", "-", "--output", "json"], DEPLOYMENT).expect(10);
     let json = run.json();
     assert_eq!(json["ok"], false);
     assert_eq!(json["checked"], 4);
@@ -128,7 +128,7 @@ fn one_json_document() {
 fn names_and_policies_that_kubernetes_refuses() {
     let sandbox = Sandbox::new();
     let text = "kind: Pod\nspec: {containers: [{image: 'app:1', imagePullPolicy: always}, {image: Demo/App:1x/y}]}\n";
-    let run = piped(&sandbox, &["lint", "-"], text).expect(9);
+    let run = piped(&sandbox, &["lint", "-"], text).expect(10);
     assert!(run.stdout.contains("stdin: document 1: Pod spec.containers[0]: app:1 (imagePullPolicy: always): Kubernetes does not know this pull policy\n"), "{run}");
     assert!(run.stdout.contains("is not an image name"), "{run}");
 }
@@ -146,7 +146,7 @@ fn folders_as_kubectl_reads_them() {
     sandbox.write("k8s/README.md", "- {{ not a manifest");
     sandbox.write("k8s/deep/d.yaml", &pod("d"));
     let found = |args: &[&str]| {
-        let run = sandbox.run(args).expect(9);
+        let run = sandbox.run(args).expect(10);
         let lines = run.stdout.lines().filter(|line| !line.starts_with("  "));
         lines
             .map(|line| line.split(": ").nth(3).unwrap().to_owned())
@@ -211,7 +211,7 @@ fn a_hint_for_what_a_loop_renders() {
     let sandbox = Sandbox::new();
     let text = "kind: Pod\nspec: {containers: [{image: demo/app}]}\n";
     piped(&sandbox, &["lint", "-"], text)
-        .expect(9)
+        .expect(10)
         .says("to fix: 1 of 1 image in the manifests\n  hint: Skaffold and Tilt give");
     // As Skaffold and Tilt render it.
     let tag = "a".repeat(64);
@@ -219,5 +219,5 @@ fn a_hint_for_what_a_loop_renders() {
     piped(&sandbox, &["lint", "-"], &text).expect(0);
     let always = text.replace("}]", ", imagePullPolicy: Always}]");
     let elsewhere = always.replace("demo/app", "ghcr.io/demo/app");
-    piped(&sandbox, &["lint", "-"], &elsewhere).expect(9);
+    piped(&sandbox, &["lint", "-"], &elsewhere).expect(10);
 }

@@ -4,7 +4,10 @@
 //! See tests/lab/README.md for how to bring the lab up.
 
 mod engines;
+#[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/pair.rs"]
+mod pair;
 mod registry;
 #[path = "../support/run.rs"]
 mod run;
@@ -12,11 +15,13 @@ mod run;
 mod builder;
 mod by_hand;
 mod choose;
+mod conditions;
 mod contexts;
 mod hosting;
 mod loader;
 mod matrix;
 mod output;
+mod overtaken;
 mod peers;
 mod prune;
 mod push;

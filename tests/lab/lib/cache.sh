@@ -122,6 +122,7 @@ prepare() {
   mapfile -t entries < <(
     engine_tree && echo
     for word in "${suites[@]}"; do node_archive "$word" && echo; done
+    [[ ${#suites[@]} -eq 0 ]] || for word in "${node_programs[@]}"; do go_program "$word" && echo; done
     for word in "${programs[@]}"; do go_program "$word" && echo; done
   )
   for word in "${entries[@]}"; do [[ -e $word ]] || whole=false; done
@@ -141,7 +142,7 @@ prepare() {
   trap 'end_jobs "${jobs[@]}"' EXIT
   (entry "$(engine_tree)" "engine tree" build_engine_tree) 9>&- &
   jobs+=($!)
-  [[ ${#suites[@]} -eq 0 ]] || programs=(crictl "${programs[@]}")
+  [[ ${#suites[@]} -eq 0 ]] || programs=("${node_programs[@]}" "${programs[@]}")
   if [[ ${#programs[@]} -gt 0 ]]; then
     (go_entries "${programs[@]}") 9>&- &
     jobs+=($!)
@@ -191,14 +192,15 @@ cache_clean() {
     [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
   done
   wanted+="$(engine_tree) "
-  for program in crictl "${kubernetes_programs[@]}" "${loop_programs[@]}" "${buildkit_programs[@]}"; do
+  for program in "${node_programs[@]}" "${kubernetes_programs[@]}" "${loop_programs[@]}" \
+    "${buildkit_programs[@]}"; do
     wanted+="$(go_program "$program") "
   done
   for suite in sid trixie bookworm; do wanted+="$(node_base "$suite") $(node_archive "$suite") "; done
   exec 8>"$cache/lock"
   flock 8
   remove_halves
-  for path in "$cache"/{engine,crictl,kube,kubelet,skaffold,tilt,node}-*; do
+  for path in "$cache"/{engine,crictl,containerd,kube,kubelet,skaffold,tilt,node}-*; do
     [[ -e $path && $wanted != *" $path "* ]] || continue
     keep=$(basename "$path")
     say "cache: removing $keep"

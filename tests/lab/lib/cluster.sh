@@ -22,6 +22,7 @@ cluster_up() {
   local image wish have n node role complaint
   local -a run_args=("$@") kube_args=()
   if [[ -n $kubernetes ]]; then
+    raise_inotify
     mapfile -t kube_args < <(kube_run_args "$provider")
     run_args+=("${kube_args[@]}")
   fi

@@ -3,6 +3,8 @@
 # names exact versions and sums; its `tool` lines say what is built. A cache
 # entry a program, so that a killed build loses only the one at hand.
 
+# The second is the snapshotter of rootless nodes, which kindest/node has.
+node_programs=(crictl containerd-fuse-overlayfs-grpc)
 kubernetes_programs=(kubelet kube-apiserver kube-controller-manager kube-scheduler)
 loop_programs=(skaffold tilt)
 buildkit_programs=(buildkitd)
@@ -11,6 +13,7 @@ go_module() {
   case $1 in
     kubelet | kube-*) echo "$here/go/kubernetes" ;;
     buildkitd) echo "$here/go/buildkit" ;;
+    containerd-fuse-overlayfs-grpc) echo "$here/go/fuse-snapshotter" ;;
     *) echo "$here/go/$1" ;;
   esac
 }
@@ -41,7 +44,7 @@ build_go_program() {
   local target=$2 name=$3 module package version cgo=0
   command -v go >/dev/null || { echo "Go is needed to build $name" && return 1; }
   module=$(go_module "$name")
-  cd "$module"
+  cd "$module" || return
   package=$(sed -En "s,^(tool |\t)([^ ]*/$name)$,\2,p" go.mod)
   version=$(go list -mod=readonly -f '{{.Module.Version}}' "$package")
   local -a mod=(-mod=readonly)

@@ -17,6 +17,16 @@ kube_run_args() {
   [[ $1 == podman ]] || echo --publish=127.0.0.1::6443
 }
 
+# Each node takes seven of the machine's inotify instances; the kernel's 128
+# for root do not go far, and then containerd's CRI and Skaffold fail. kind's
+# own advice is to raise it. Until the next boot, and never lowered.
+raise_inotify() {
+  local file=/proc/sys/fs/inotify/max_user_instances enough=1024
+  [[ $(<"$file") -ge $enough ]] || echo "$enough" >"$file" 2>/dev/null ||
+    say "kubernetes: could not raise $file to $enough; many nodes may not start"
+}
+
+# node_address PROVIDER NODE
 node_address() {
   engine "$1" inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$2"
 }
