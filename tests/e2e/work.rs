@@ -1,12 +1,14 @@
 //! A folder to work in: a copy of an example, as a user has it, with a home of its own, and the
 //! tools as a user starts them there.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
+use crate::engines::{Api, Engine};
 use crate::kube::Namespace;
 use crate::lab;
 use crate::run::{self, Run};
@@ -87,16 +89,25 @@ impl Work {
     /// and the kindlift under test first on PATH.
     pub fn program(&self, name: &str, folder: &str, space: &Namespace) -> Command {
         let mut command = lab::program(name);
-        let bin = Path::new(env!("CARGO_BIN_EXE_kindlift")).parent().unwrap();
-        let path = format!("{}:{}", bin.display(), lab::var("PATH"));
         command
             .current_dir(self.path(folder))
-            .env("PATH", path)
+            .env("PATH", with_kindlift(lab::var("PATH")))
             .env("HOME", self.home.path())
             .env("XDG_RUNTIME_DIR", self.home.path())
             .env("KUBECONFIG", space.kube.kubeconfig())
             .env("DO_NOT_TRACK", "1");
         command
+    }
+
+    /// Points a command at an engine; the kindlift under test stays first on PATH.
+    pub fn use_engine(&self, command: &mut Command, engine: Engine, api: Api) {
+        // Rootless Podman's user reads the context too.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(self.folder.path(), open).unwrap();
+        engine.point(command, api);
+        let path = command.get_envs().find(|(name, _)| *name == "PATH");
+        let path = path.and_then(|(_, value)| value).unwrap().to_owned();
+        command.env("PATH", with_kindlift(path.to_str().unwrap()));
     }
 
     /// `skaffold VERB --config skaffold.config --namespace … FLAGS`, as far as VERB takes them;
@@ -158,6 +169,12 @@ impl Work {
             })
             .collect()
     }
+}
+
+/// A PATH with the kindlift under test first.
+fn with_kindlift(path: &str) -> String {
+    let bin = Path::new(env!("CARGO_BIN_EXE_kindlift")).parent().unwrap();
+    format!("{}:{path}", bin.display())
 }
 
 /// Processes on this machine, the engine's included, whose command line has a word.
