@@ -1,12 +1,13 @@
 //! The transaction over all nodes: stage everywhere, name everywhere, prove everywhere, settle.
 //!
 //! No name changes anywhere before every node holds the complete, unpacked image. When naming or
-//! the proof fails on one node, the former targets come back on all of them.
+//! the proof fails on one node, the former targets come back on all of them; unless it is somebody
+//! else who moved a name: what they did stays.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -19,7 +20,7 @@ use crate::node::Session;
 use crate::node::crictl::{self, Shown, Waiting};
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
-use crate::node::name::{self, Former};
+use crate::node::name::{self, Claim, Former};
 use crate::node::stage::{self, Staged};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
@@ -96,6 +97,18 @@ pub struct Load {
     pub source: Arc<dyn Source>,
     /// Every name it gets.
     pub names: Vec<Reference>,
+    /// When the image was found. Of two loads of one name, this makes one the later.
+    pub found: SystemTime,
+}
+
+impl Load {
+    fn claim(&self) -> Claim<'_> {
+        Claim {
+            image: &self.image,
+            names: &self.names,
+            found: self.found,
+        }
+    }
 }
 
 /// One node's part of the transaction.
@@ -111,7 +124,9 @@ struct Part {
 /// # Errors
 /// Image error, if a layer turns out to be broken; load error, if a node did not take it; verify
 /// error, if crictl does not show it. Every node's names are then what they were; the message
-/// names any node where that could not be done.
+/// names any node where that could not be done. Superseded, if a later load, or something else,
+/// gave a name to another image: either before this load changed anything, or since; nothing is
+/// taken back then.
 pub async fn load(
     job: &Job,
     cluster: &Cluster,
@@ -219,33 +234,45 @@ async fn transaction(
     let staged = job.cancel.unless(stage_all(job, parts, load)).await?;
     clock.end("stage", began);
 
+    job.step(|| "staged on every node".to_owned());
+
     let began = Instant::now();
     let lock = ClusterLock::acquire(cluster, job.patience * 8);
     let _lock = job.cancel.unless(lock).await?;
+    // All nodes are asked before a name moves on any: whoever was overtaken changes nothing.
+    let claim = load.claim();
+    let looks = parts
+        .iter()
+        .map(|part| name::look(&part.session, &part.lease, &claim));
+    let formers = job.cancel.unless(try_join_all(looks)).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
-    let named = name_all(parts, load).await;
+    let given = join_all(
+        parts
+            .iter()
+            .zip(&formers)
+            .map(|(part, formers)| name::give(&part.session, &claim, formers)),
+    )
+    .await;
     clock.end("name", began);
+    job.step(|| "named on every node".to_owned());
 
     let began = Instant::now();
-    let proven = match named.iter().find_map(|(_, result)| result.as_ref().err()) {
-        Some(_) => None,
-        None => Some(job.cancel.unless(prove_all(parts, waiting, load)).await),
+    let proven = match given.into_iter().find_map(Result::err) {
+        Some(e) => Err(e),
+        None => job.cancel.unless(prove_all(parts, waiting, &claim)).await,
     };
     clock.end("verify", began);
-    let (formers, results): (Vec<_>, Vec<_>) = named.into_iter().unzip();
-    let failure = match proven {
-        Some(Ok(shown)) => {
-            return Ok(outcome(
+    match proven {
+        Ok(shown) => {
+            job.step(|| "proven on every node".to_owned());
+            Ok(outcome(
                 cluster, parts, load, &staged, &formers, shown, clock,
-            ));
+            ))
         }
-        Some(Err(e)) => e,
-        None => results
-            .into_iter()
-            .find_map(Result::err)
-            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "naming failed without a reason")),
-    };
-    Err(take_back(job, parts, load, &formers, failure).await)
+        // What somebody else did later stays.
+        Err(e) if e.kind() == ErrorKind::Superseded => Err(e),
+        Err(e) => Err(take_back(job, parts, load, &formers, e).await),
+    }
 }
 
 async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
@@ -325,29 +352,13 @@ pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
     )))
 }
 
-async fn name_all(parts: &[Part], load: &Load) -> Vec<(Vec<Former>, Result<()>)> {
-    join_all(parts.iter().map(|part| async {
-        let mut formers = Vec::new();
-        let named = name::name(
-            &part.session,
-            &part.lease,
-            &load.image,
-            &load.names,
-            &mut formers,
-        );
-        let result = named.await;
-        (formers, result)
-    }))
-    .await
-}
-
 async fn prove_all(
     parts: &[Part],
     waiting: Vec<Waiting>,
-    load: &Load,
+    claim: &Claim<'_>,
 ) -> Result<Vec<(Shown, f64)>> {
     try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
-        let shown = crictl::prove(&part.session, waiting, &load.image, &load.names).await?;
+        let shown = crictl::prove(&part.session, waiting, claim).await?;
         Ok((shown, part.began.elapsed().as_secs_f64()))
     }))
     .await

@@ -32,7 +32,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed · 4 no engine · \
 5 no cluster or node · 6 image refused · 7 load failed, nodes as before · 8 not verified · \
-130/143 interrupted";
+9 superseded by another load · 130/143 interrupted";
 
 #[derive(Subcommand)]
 enum Command {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::net::{Ipv4Addr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bollard::auth::DockerCredentials;
 use bollard::models::ImageInspect;
@@ -188,9 +188,10 @@ impl Docker {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let found = SystemTime::now();
         match self.api.inspect_image(name).await {
             Ok(inspected) => {
-                let mut record = record(&inspected)?;
+                let mut record = record(&inspected, found)?;
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
                     record.manifest = self.manifest_of(&record).await;
                 }
@@ -447,7 +448,7 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
 }
 
 /// Reads what `inspect` says. Pure.
-fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
+fn record(inspected: &ImageInspect, found: SystemTime) -> Result<ImageRecord> {
     let lacks = |what: &str| {
         Error::new(
             ErrorKind::Engine,
@@ -483,6 +484,7 @@ fn record(inspected: &ImageInspect) -> Result<ImageRecord> {
         image_id: descriptor.is_none().then(|| ImageId(id.clone())),
         manifest: is_manifest.then(|| id.clone()),
         id: EngineId(id),
+        found,
     })
 }
 
@@ -491,7 +493,7 @@ mod tests {
     use super::*;
 
     fn inspect(value: serde_json::Value) -> ImageRecord {
-        record(&serde_json::from_value(value).unwrap()).unwrap()
+        record(&serde_json::from_value(value).unwrap(), SystemTime::now()).unwrap()
     }
 
     #[test]

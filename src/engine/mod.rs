@@ -12,6 +12,7 @@ use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 pub use docker::Docker;
 pub use podman::Podman;
@@ -55,6 +56,8 @@ pub struct ImageRecord {
     pub image_id: Option<ImageId>,
     /// The manifest's digest, where the engine tells it.
     pub manifest: Option<Digest>,
+    /// When the engine was asked: whoever asks it later has the later image.
+    pub found: SystemTime,
 }
 
 /// What to build.

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -209,8 +209,9 @@ impl Podman {
             Some(0) => {}
             _ => return exists.success(ErrorKind::Engine).map(|_| None),
         }
+        let found = SystemTime::now();
         let output = self.output(&["image", "inspect", name]).await?;
-        record(&output).map(Some)
+        record(&output, found).map(Some)
     }
 
     /// Finds a `localhost/X` that shadows `docker.io/X` with another image: Podman's Docker API,
@@ -352,7 +353,7 @@ fn plain_http_on_loopback(command: &mut Command, name: &str) {
 }
 
 /// Reads what `podman image inspect` prints. Pure.
-fn record(output: &[u8]) -> Result<ImageRecord> {
+fn record(output: &[u8], found: SystemTime) -> Result<ImageRecord> {
     let unreadable = |e: Option<serde_json::Error>| {
         let error = Error::new(
             ErrorKind::Engine,
@@ -392,6 +393,7 @@ fn record(output: &[u8]) -> Result<ImageRecord> {
         image_id: Some(ImageId(id.clone())),
         manifest: None,
         id: EngineId(id),
+        found,
     })
 }
 
@@ -406,7 +408,7 @@ mod tests {
             "Id": hex, "Os": "linux", "Architecture": "arm", "Variant": "v7",
             "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "4".repeat(64))]},
         }]);
-        let record = record(text.to_string().as_bytes()).unwrap();
+        let record = record(text.to_string().as_bytes(), SystemTime::now()).unwrap();
         assert_eq!(record.image_id.unwrap().0.hex(), hex);
         assert_eq!(record.platform.to_string(), "linux/arm/v7");
     }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::name::{self, Claim};
 use super::session::Session;
 use super::{cri, stage};
 use crate::cluster::{Exec, Node};
@@ -20,6 +21,8 @@ use crate::reference::Reference;
 const SCRIPT: &str = r#"IFS= read -r ref || exit 0; exec crictl inspecti -o json "$ref""#;
 /// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
 const SETTLE: Duration = Duration::from_secs(15);
+/// How often an earlier load may take a name while it is proven.
+const TRIES: usize = 5;
 
 /// What crictl says of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,20 +141,37 @@ impl Waiting {
     }
 }
 
-/// Proves that a node shows exactly this image under every name, unpacked.
+/// Proves that a node shows exactly this image under every name, unpacked, and that the names
+/// are still ours afterwards.
 ///
 /// # Errors
-/// Verify error, naming node, name and what crictl shows instead.
-pub async fn prove(
-    session: &Session,
-    waiting: Waiting,
-    image: &Image,
-    names: &[Reference],
-) -> Result<Shown> {
-    for name in names {
-        settle(session, image, name).await?;
+/// Verify error, naming node, name and what crictl shows instead; superseded, if somebody else
+/// has moved a name meanwhile.
+pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Result<Shown> {
+    let mut waiting = Some(waiting);
+    for _ in 0..TRIES {
+        for name in claim.names {
+            settle(session, claim, name).await?;
+        }
+        let crictl = match waiting.take() {
+            Some(crictl) => crictl,
+            None => Waiting::start(session.node()),
+        };
+        let shown = confirm(session, crictl, claim.image, claim.names).await;
+        match keep(session, claim).await {
+            Ok(true) => return shown,
+            Ok(false) => {}
+            Err(e) if shown.is_ok() || e.kind() == ErrorKind::Superseded => return Err(e),
+            Err(_) => return shown,
+        }
     }
-    confirm(session, waiting, image, names).await
+    Err(Error::new(
+        ErrorKind::Verify,
+        format!(
+            "node {}: other loads take the image's names all the time",
+            session.node().name
+        ),
+    ))
 }
 
 /// Lets crictl confirm an image under every name, now: nothing is waited for.
@@ -208,9 +228,19 @@ pub async fn confirm(
     Ok(shown)
 }
 
+/// Looks whether the names are ours; a node that cannot tell has not proven it.
+async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
+    name::keep(session, claim)
+        .await
+        .map_err(|e| match e.kind() {
+            ErrorKind::Superseded => e,
+            _ => e.with_kind(ErrorKind::Verify),
+        })
+}
+
 /// Waits until the CRI has followed containerd: a name that moved shows its old image at first.
-async fn settle(session: &Session, image: &Image, name: &Reference) -> Result<()> {
-    let id = image.id().to_string();
+async fn settle(session: &Session, claim: &Claim<'_>, name: &Reference) -> Result<()> {
+    let id = claim.image.id().to_string();
     let full = name.to_string();
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -224,6 +254,7 @@ async fn settle(session: &Session, image: &Image, name: &Reference) -> Result<()
         if now.as_deref() == Some(id.as_str()) {
             return Ok(());
         }
+        keep(session, claim).await?;
         if start.elapsed() > SETTLE {
             let now = now.unwrap_or_else(|| "nothing".to_owned());
             return Err(Error::new(

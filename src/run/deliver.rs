@@ -274,6 +274,7 @@ impl Delivery<'_> {
             image,
             source,
             names,
+            found: self.record.found,
         })
     }
 }

@@ -34,6 +34,11 @@ crictl_program() {
     "$(key "$(cat "$here/crictl/go.mod" "$here/crictl/go.sum")" "$(declare -f build_crictl)")"
 }
 
+fuse_snapshotter() {
+  printf '%s/fuse-snapshotter-%s' "$cache" \
+    "$(key "$(cat "$here"/fuse-snapshotter/go.{mod,sum})" "$(declare -f build_fuse_snapshotter)")"
+}
+
 node_base() {
   printf '%s/node-base-%s-%s.tar' "$cache" "$1" \
     "$(key "${node_packages[@]}" "${tree_excludes[@]}" "${node_excludes[@]}" "${node_includes[@]}" \
@@ -94,6 +99,13 @@ build_crictl() {
     -o "$2" sigs.k8s.io/cri-tools/cmd/crictl)
 }
 
+# The snapshotter of rootless nodes, which kindest/node has and Debian has not.
+build_fuse_snapshotter() {
+  command -v go >/dev/null || { echo "Go is needed to build containerd-fuse-overlayfs-grpc" && return 1; }
+  (cd "$here/fuse-snapshotter" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" \
+    -o "$2" github.com/containerd/fuse-overlayfs-snapshotter/v2/cmd/containerd-fuse-overlayfs-grpc)
+}
+
 # entry PATH LABEL BUILDER ARGS...: makes a cache entry unless it is there.
 entry() {
   local path=$1 label=$2 builder=$3 half began=$SECONDS log failed
@@ -126,7 +138,7 @@ prepare() {
   local -a jobs=()
   local whole=true
   [[ -e $(engine_tree) ]] || whole=false
-  for suite in "$@"; do [[ -e $(node_archive "$suite") ]] || whole=false; done
+  for suite in "$@"; do [[ -e $(node_archive "$suite") && -e $(fuse_snapshotter) ]] || whole=false; done
   # Also with a cache that came from elsewhere the host's own programs are needed.
   host_packages
   $whole && return 0
@@ -144,7 +156,10 @@ prepare() {
   (entry "$(engine_tree)" "engine tree" build_engine_tree) 9>&- &
   jobs+=($!)
   if [[ $# -gt 0 ]]; then
-    (entry "$(crictl_program)" "crictl" build_crictl) 9>&- &
+    (
+      entry "$(crictl_program)" "crictl" build_crictl
+      entry "$(fuse_snapshotter)" "fuse-overlayfs snapshotter" build_fuse_snapshotter
+    ) 9>&- &
     jobs+=($!)
     (for suite in "$@"; do
       entry "$(node_base "$suite")" "node tree ($suite)" build_node_base "$suite"
@@ -189,12 +204,12 @@ cache_clean() {
   for path in "$cache"/state/*/process/*; do
     [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
   done
-  wanted+="$(engine_tree) $(crictl_program) "
+  wanted+="$(engine_tree) $(crictl_program) $(fuse_snapshotter) "
   for suite in sid trixie bookworm; do wanted+="$(node_base "$suite") $(node_archive "$suite") "; done
   exec 8>"$cache/lock"
   flock 8
   remove_halves
-  for path in "$cache"/engine-* "$cache"/crictl-* "$cache"/node-*; do
+  for path in "$cache"/engine-* "$cache"/crictl-* "$cache"/fuse-snapshotter-* "$cache"/node-*; do
     [[ -e $path && $wanted != *" $path "* ]] || continue
     keep=$(basename "$path")
     say "cache: removing $keep"

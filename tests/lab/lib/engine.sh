@@ -139,6 +139,7 @@ lab_env() {
   printf 'export DOCKER_CONFIG=%q\n' "$state/docker-config"
   printf 'export KINDLIFT_LAB_DIR=%q\n' "$state"
   printf 'export KINDLIFT_LAB_BUSYBOX=%q\n' "$(engine_tree)/usr/bin/busybox"
+  printf 'export KINDLIFT_LAB_FUSE_SNAPSHOTTER=%q\n' "$(fuse_snapshotter)"
   ! is_alive docker || printf 'export KINDLIFT_LAB_DOCKER_CONTAINERD=%q\n' "unix://$(docker_socket docker)"
   ! is_alive overlay2 || printf 'export KINDLIFT_LAB_DOCKER_OVERLAY2=%q\n' "unix://$(docker_socket overlay2)"
   podman_env

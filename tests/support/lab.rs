@@ -315,9 +315,9 @@ impl Cluster {
         Self::make(theme, workers, &run_args.collect::<Vec<_>>())
     }
 
-    /// Makes a control plane and a worker of another Debian suite: an older containerd.
-    pub fn of_suite(suite: &str) -> Self {
-        Self::make(suite, 1, &["--suite", suite])
+    /// Makes nodes of another Debian suite: an older containerd.
+    pub fn of_suite(suite: &str, workers: usize) -> Self {
+        Self::make(suite, workers, &["--suite", suite])
     }
 
     fn make(theme: &str, workers: usize, args: &[&str]) -> Self {
@@ -371,7 +371,7 @@ impl Drop for Cluster {
 }
 
 /// The lab's command, which needs what the user's shell has (a cache folder, perhaps sudo).
-fn lab_tool() -> Command {
+pub fn lab_tool() -> Command {
     lab();
     let mut command = Command::new(lab_command());
     command
