@@ -130,10 +130,8 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
         .await?
         .mounts;
     let raw = apply(session, lease, image, index, mounts).await?;
-    let blobs = HashMap::from([
-        (layer.diff_id.0.clone(), raw),
-        (layer.digest.clone(), layer.size),
-    ]);
+    let mut blobs = Blobs::from([(layer.diff_id.0.clone(), raw)]);
+    blobs.insert(layer.digest.clone(), layer.size);
     let request = session.request(
         CommitSnapshotRequest {
             snapshotter: snapshotter.clone(),

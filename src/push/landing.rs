@@ -83,8 +83,14 @@ impl Landing {
                 tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
             }
             let result = found.map_err(Error::from).map(|unpacked| {
-                place.lacks = unpacked.len() < chains.len();
-                place.unpacked = unpacked.into_iter().flatten().collect();
+                let (there, missing) = record.diff_ids.split_at(unpacked.len());
+                place.lacks = !missing.is_empty();
+                // A layer that comes twice in one image is needed for the second time.
+                let known = unpacked.into_iter().zip(there);
+                place.unpacked = known
+                    .filter(|(_, diff_id)| !missing.contains(diff_id))
+                    .flat_map(|(blobs, _)| blobs)
+                    .collect();
             });
             Ok::<_, Error>((place, result))
         }));

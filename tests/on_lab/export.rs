@@ -150,6 +150,27 @@ fn layers_that_others_brought_are_known_from_then_on() {
 }
 
 #[test]
+fn a_layer_that_comes_once_more_is_sent_once_more() {
+    let cluster = Cluster::new("twice", 0, &[]);
+    for engine in [Engine::Containerd, Engine::Podman] {
+        let app = App::new("twice");
+        app.random("base.bin", 2_000_000);
+        let once = "FROM scratch\nCOPY base.bin /\nCOPY app.bin /\n";
+        for text in [once.to_owned(), format!("{once}COPY base.bin /\n")] {
+            app.dockerfile(&text);
+            build(&app, engine);
+            load(&app, engine, "push", &cluster.name)
+                .expect(0)
+                .never_says("trying again")
+                .never_says("saving");
+            lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+        }
+        engine.forget(&app.name);
+        engine.forget(&format!("docker.io/{}", app.name));
+    }
+}
+
+#[test]
 fn a_name_that_a_killed_push_left_goes_with_the_next() {
     let app = App::new("swept");
     build(&app, Engine::Containerd);
