@@ -114,6 +114,9 @@ write_bin() {
 $run --argv0 $name '$tree/usr/bin/$name' "\$@"
 W
   done
+  for name in "${loop_programs[@]}"; do
+    [[ ! -e $(go_program "$name") ]] || ln -sf "$(go_program "$name")" "$state/bin/$name"
+  done
   # Debian's skopeo looks for its policy in /etc, which this host may not have.
   wrapper "$state/bin/skopeo" <<W
 #!/bin/sh
@@ -141,6 +144,7 @@ lab_env() {
   printf 'export KINDLIFT_LAB_BUSYBOX=%q\n' "$(engine_tree)/usr/bin/busybox"
   ! is_alive docker || printf 'export KINDLIFT_LAB_DOCKER_CONTAINERD=%q\n' "unix://$(docker_socket docker)"
   ! is_alive overlay2 || printf 'export KINDLIFT_LAB_DOCKER_OVERLAY2=%q\n' "unix://$(docker_socket overlay2)"
+  [[ ! -e $(kubeconfig kube) ]] || printf 'export KINDLIFT_LAB_KUBECONFIG=%q\n' "$(kubeconfig kube)"
   podman_env
   remote_env
 }
