@@ -1,6 +1,7 @@
 //! The command line: reads flags and the environment, runs one command, reports.
 
 mod build;
+mod doctor;
 mod images;
 mod prune;
 
@@ -16,6 +17,7 @@ use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
+use kindlift::run::doctor::Diagnosis;
 use kindlift::run::{Pruning, Where};
 use serde::Serialize;
 
@@ -41,6 +43,7 @@ enum Command {
     Ensure(images::Ensure),
     Verify(images::Verify),
     Prune(prune::Prune),
+    Doctor(doctor::Doctor),
 }
 
 /// What a command says when it is done; in JSON, the fields beside `ok`.
@@ -49,12 +52,25 @@ enum Command {
 enum Answer {
     Images { images: Vec<Outcome> },
     Pruned(Pruning),
+    Found(Diagnosis),
 }
 
 impl Answer {
-    /// Tells it to people.
-    fn tell(&self, seconds: f64) {
+    /// Returns the kind of failure that the answer tells of, where that is what was asked for.
+    fn failure(&self) -> Option<ErrorKind> {
         match self {
+            Self::Found(diagnosis) => diagnosis.failure(),
+            _ => None,
+        }
+    }
+
+    /// Tells it to people.
+    fn tell(&self, seconds: f64, verbosity: Verbosity) {
+        match self {
+            Self::Found(found) => {
+                report::diagnosis(found, doctor::screen(), verbosity == Verbosity::Quiet);
+            }
+            _ if verbosity == Verbosity::Quiet => {}
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
@@ -175,12 +191,10 @@ pub fn run() -> ExitCode {
             .unwrap_or_else(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     });
     match (&result, cli.global.output) {
-        (Ok(answer), Output::Text) => {
-            if verbosity >= Verbosity::Normal {
-                answer.tell(start.elapsed().as_secs_f64());
-            }
+        (Ok(answer), Output::Text) => answer.tell(start.elapsed().as_secs_f64(), verbosity),
+        (Ok(answer), Output::Json) => {
+            report::document(Ok((answer.failure().is_none(), answer)));
         }
-        (Ok(answer), Output::Json) => report::document(Ok(answer)),
         (Err(e), output) => {
             report::error(e);
             if output == Output::Json {
@@ -188,7 +202,11 @@ pub fn run() -> ExitCode {
             }
         }
     }
-    ExitCode::from(result.err().map_or(0, |e| e.kind().exit_code()))
+    let failure = match &result {
+        Ok(answer) => answer.failure(),
+        Err(e) => Some(e.kind()),
+    };
+    ExitCode::from(failure.map_or(0, ErrorKind::exit_code))
 }
 
 /// Tells whether a command line that cannot be parsed asks for JSON.
@@ -224,6 +242,7 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
             Command::Ensure(args) => images(args.run(&job).await?),
             Command::Verify(args) => images(args.run(&job).await?),
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
+            Command::Doctor(args) => Ok(Answer::Found(args.run(&job).await?)),
         }
     });
     // A read that hangs in a worker thread must not keep us.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-pub use choose::{Wanted, choose};
+pub use choose::{Wanted, choose, pick, survey};
 pub use provider::{Provider, ProviderKind};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -72,6 +72,11 @@ impl Node {
             .nth(3)
             .and_then(|n| n.parse::<u64>().ok());
         Ok(kilobytes.map(|n| n * 1024))
+    }
+
+    /// Returns the command line with which a user does something to the node: `start`, `unpause`.
+    pub fn provider_hint(&self, verb: &str) -> String {
+        format!("{} {verb} {}", self.provider.kind.program(), self.name)
     }
 
     /// Returns the command line with which a user runs something in the node.

@@ -32,7 +32,7 @@ const EXPORT_PLATFORM: (usize, usize) = (1, 48);
 
 /// A Docker engine that answers.
 pub struct Docker {
-    api: bollard::Docker,
+    pub(super) api: bollard::Docker,
     endpoint: Endpoint,
     version: String,
     podman: bool,
@@ -97,13 +97,15 @@ impl Docker {
         let Some(socket) = endpoint.socket() else {
             return Ok(None);
         };
-        let failed = |e: bollard::errors::Error| {
+        let no_list = |why: String| {
             Error::new(
                 ErrorKind::Cluster,
-                format!("Docker does not list containers at {endpoint}"),
+                format!("Docker does not list containers at {endpoint}{why}"),
             )
-            .because(e)
         };
+        let failed = |e: bollard::errors::Error| no_list(String::new()).because(e);
+        let unreachable = |e| explain(e, &|why| no_list(format!(": {why}")));
+        knock(&socket).await.map_err(unreachable)?;
         let api = at_socket(&socket).map_err(failed)?;
         let api = api.negotiate_version().await.map_err(failed)?;
         let options = ListContainersOptions {
@@ -135,7 +137,7 @@ impl Docker {
         &self.endpoint.host
     }
 
-    fn command(&self, args: &[&str], orphan: Orphan) -> Command {
+    pub(super) fn command(&self, args: &[&str], orphan: Orphan) -> Command {
         let mut command = process::command("docker", &self.env, orphan);
         command.args(args);
         command

@@ -2,6 +2,7 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+pub mod about;
 mod command;
 pub mod context;
 mod dial;

@@ -23,9 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A Podman that answers.
 pub struct Podman {
-    env: Env,
+    pub(super) env: Env,
     /// A socket to talk to, instead of what the command would choose.
-    url: Option<String>,
+    pub(super) url: Option<String>,
     version: String,
 }
 
@@ -105,7 +105,7 @@ impl Podman {
         command
     }
 
-    async fn output(&self, args: &[&str]) -> Result<Vec<u8>> {
+    pub(super) async fn output(&self, args: &[&str]) -> Result<Vec<u8>> {
         process::run(
             self.command(args, Orphan::Kill),
             ErrorKind::Engine,

@@ -3,6 +3,7 @@
 //! The library emits events into a [`Report`]; the sinks in this module are the only code that
 //! prints.
 
+mod diagnosis;
 mod json;
 mod pruned;
 mod text;
@@ -12,8 +13,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+pub use diagnosis::{Screen, diagnosis};
 pub use json::document;
 pub use pruned::pruning;
+pub(crate) use text::size;
 pub use text::{Text, Verbosity, error, summary};
 
 use crate::image::{Digest, ImageId, Platform};

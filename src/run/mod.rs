@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod deliver;
+pub mod doctor;
 mod load;
 mod manifests;
 mod prune;
@@ -10,6 +11,7 @@ mod prune;
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract;
 use crate::engine::{Engine, EngineKind, ImageRecord};
+use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
 use crate::job::Job;
@@ -58,9 +60,11 @@ pub struct LoadRequest {
     pub place: Where,
 }
 
-/// Finds the cluster and the nodes that take part.
-async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<Node>)> {
-    let env = &job.env;
+/// Says which cluster is meant, before any is looked for.
+///
+/// # Errors
+/// Cluster error, if the kubeconfig cannot be read or has no such context.
+fn wanted(env: &Env, place: &Where, in_loop: bool) -> Result<Wanted> {
     let context = match &place.cluster {
         Some(_) => None,
         None => {
@@ -71,12 +75,18 @@ async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<N
             kubeconfig::context(env, named)?
         }
     };
-    let wanted = Wanted {
+    Ok(Wanted {
         name: place.cluster.clone(),
         context,
         kind_env: env.get("KIND_CLUSTER_NAME").map(str::to_owned),
         in_loop: in_loop || contract::in_loop(env),
-    };
+    })
+}
+
+/// Finds the cluster and the nodes that take part.
+async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<Node>)> {
+    let env = &job.env;
+    let wanted = wanted(env, place, in_loop)?;
     let cluster = job.cancel.unless(cluster::choose(&wanted, env)).await?;
     let nodes = cluster.select(&place.nodes)?;
     job.step(|| {

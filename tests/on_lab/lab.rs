@@ -310,6 +310,14 @@ impl Cluster {
         Self::make(suite, 1, &["--suite", suite])
     }
 
+    /// Makes a control plane and a worker with a real Kubernetes; returns its kubeconfig too.
+    pub fn with_kubernetes(theme: &str) -> (Self, PathBuf) {
+        let cluster = Self::make(theme, 1, &["--kubernetes"]);
+        // The lab's own lies next to it.
+        let kubeconfig = Path::new(var("KINDLIFT_LAB_KUBECONFIG")).with_file_name(&cluster.name);
+        (cluster, kubeconfig)
+    }
+
     fn make(theme: &str, workers: usize, args: &[&str]) -> Self {
         let name = unique(theme);
         let count = workers.to_string();

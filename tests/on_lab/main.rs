@@ -12,6 +12,7 @@ mod run;
 mod by_hand;
 mod choose;
 mod contexts;
+mod doctor;
 mod loader;
 mod matrix;
 mod output;
