@@ -4,13 +4,12 @@
 //! Saving goes through the command because bollard's export has no `platform`, without which the
 //! containerd store writes an index that names platforms it does not have.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::time::Duration;
 
-use bollard::models::{ContainerSummary, ImageInspect};
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, TagImageOptions};
+use bollard::models::ImageInspect;
+use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -85,41 +84,6 @@ impl Docker {
             podman,
             env: env.clone(),
         })
-    }
-
-    /// Lists the containers with a label, stopped ones included, at the local endpoint that an
-    /// environment names. None, if that is no local socket.
-    ///
-    /// # Errors
-    /// Cluster error, naming the endpoint.
-    pub async fn containers(env: &Env, label: &str) -> Result<Option<Vec<ContainerSummary>>> {
-        let endpoint = context::resolve(env).map_err(|e| e.with_kind(ErrorKind::Cluster))?;
-        let Some(socket) = endpoint.socket() else {
-            return Ok(None);
-        };
-        let no_list = |why: String| {
-            Error::new(
-                ErrorKind::Cluster,
-                format!("Docker does not list containers at {endpoint}{why}"),
-            )
-        };
-        let failed = |e: bollard::errors::Error| no_list(String::new()).because(e);
-        let unreachable = |e| explain(e, &|why| no_list(format!(": {why}")));
-        knock(&socket).await.map_err(unreachable)?;
-        let api = at_socket(&socket).map_err(failed)?;
-        let api = api.negotiate_version().await.map_err(failed)?;
-        let options = ListContainersOptions {
-            all: true,
-            filters: Some(HashMap::from([(
-                "label".to_owned(),
-                vec![label.to_owned()],
-            )])),
-            ..ListContainersOptions::default()
-        };
-        api.list_containers(Some(options))
-            .await
-            .map(Some)
-            .map_err(failed)
     }
 
     /// Describes the engine for messages.
@@ -300,6 +264,29 @@ impl Docker {
         let command = self.command(&["image", "save", name], Orphan::Kill);
         spool(command, file, job).await
     }
+}
+
+/// Connects to the API at the endpoint that an environment names. None, if that is no local
+/// socket.
+///
+/// # Errors
+/// Engine error, naming the endpoint.
+pub async fn local_api(env: &Env) -> Result<Option<bollard::Docker>> {
+    let endpoint = context::resolve(env)?;
+    let Some(socket) = endpoint.socket() else {
+        return Ok(None);
+    };
+    let mute = |why: String| {
+        Error::new(
+            ErrorKind::Engine,
+            format!("Docker does not answer at {endpoint}{why}"),
+        )
+    };
+    let failed = |e: bollard::errors::Error| mute(String::new()).because(e);
+    let unreachable = |e| explain(e, &|why| mute(format!(": {why}")));
+    knock(&socket).await.map_err(unreachable)?;
+    let api = at_socket(&socket).map_err(failed)?;
+    api.negotiate_version().await.map(Some).map_err(failed)
 }
 
 /// Makes an API client for a local socket.

@@ -6,7 +6,7 @@ pub mod about;
 mod command;
 pub mod context;
 mod dial;
-mod docker;
+pub mod docker;
 mod podman;
 
 use std::fmt;

@@ -6,15 +6,14 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Child;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::session::Session;
 use super::{cri, stage};
-use crate::cluster::Node;
+use crate::cluster::{Exec, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Platform};
-use crate::process;
 use crate::reference::Reference;
 
 /// Reads the name from stdin: nothing that a user typed is part of the script.
@@ -82,57 +81,60 @@ pub fn parse(output: &[u8]) -> Result<Shown> {
 
 /// A crictl that waits on the node for the name to check.
 pub struct Waiting {
-    child: Child,
+    starting: AbortOnDropHandle<Result<Exec>>,
     command: String,
 }
 
 impl Waiting {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// Engine error, if the exec cannot be started.
-    pub fn start(node: &Node) -> Result<Self> {
-        let mut command = node.exec(&["sh", "-c", SCRIPT]);
-        command.stdin(std::process::Stdio::piped());
-        let child = process::spawn(&mut command)?;
-        Ok(Self {
-            child,
+    /// Starts it, in the background.
+    pub fn start(node: &Node) -> Self {
+        let on = node.clone();
+        let starting = tokio::spawn(async move { on.exec(&["sh", "-c", SCRIPT]).await });
+        Self {
+            starting: AbortOnDropHandle::new(starting),
             command: format!("crictl inspecti (on node {})", node.name),
-        })
+        }
     }
 
     /// Lets it inspect an image. None, if the node has no such image.
     ///
     /// # Errors
     /// Verify error, with crictl's words.
-    pub async fn inspect(mut self, session: &Session, name: &str) -> Result<Option<Shown>> {
+    pub async fn inspect(self, session: &Session, name: &str) -> Result<Option<Shown>> {
+        let lost = || Error::new(ErrorKind::Verify, format!("lost track of {}", self.command));
         let work = async {
-            let mut stdin = self.child.stdin.take().expect("stdin is piped");
+            let exec = self.starting.await.map_err(|e| lost().because(e))??;
+            let Exec {
+                mut stdin,
+                mut stdout,
+                mut end,
+            } = exec;
             // An exec that has ended tells why on stderr; the broken pipe does not.
             let _ = stdin.write_all(format!("{name}\n").as_bytes()).await;
-            drop(stdin);
-            self.child.wait_with_output().await
+            let _ = stdin.flush().await;
+            let mut output = Vec::new();
+            let read = stdout.read_to_end(&mut output).await;
+            read.map_err(|e| lost().because(e))?;
+            Ok::<_, Error>((output, end.wait().await))
         };
-        let output = session
+        let (output, ended) = session
             .race(Duration::from_secs(60), "crictl inspecti", work)
             .await
             .map_err(|failure| failure.of_kind(ErrorKind::Verify))?
-            .map_err(|e| {
-                Error::new(ErrorKind::Verify, format!("lost track of {}", self.command)).because(e)
-            })?;
-        if output.status.success() {
-            return parse(&output.stdout).map(Some);
+            .map_err(|e| e.with_kind(ErrorKind::Verify))?;
+        if ended.success {
+            return parse(&output).map(Some);
         }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if stderr.contains("no such image") {
+        if ended.stderr.contains("no such image") {
             return Ok(None);
         }
-        Err(process::failure(
+        // What Docker cannot start, it says on stdout.
+        let said = format!("{}\n{}", ended.stderr, String::from_utf8_lossy(&output));
+        Err(Error::new(
             ErrorKind::Verify,
-            &self.command,
-            output.status,
-            &stderr,
-        ))
+            format!("`{}` failed ({})", self.command, ended.status),
+        )
+        .because(said.trim().to_owned()))
     }
 }
 

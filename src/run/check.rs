@@ -70,7 +70,7 @@ impl Opened {
         expected: Option<&Expected<'_>>,
     ) -> Result<Finding> {
         let waiting = match std::mem::take(&mut self.waiting) {
-            used if used.is_empty() => start_all(self.sessions.iter().map(|s| s.node()))?,
+            used if used.is_empty() => start_all(self.sessions.iter().map(|s| s.node())),
             waiting => waiting,
         };
         let examining = examine(&self.sessions, waiting, name, expected, &request.place);
@@ -208,7 +208,7 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     let place = async {
         let (cluster, nodes) = find(job, &request.place, false).await?;
         // crictl starts while the sessions open.
-        let waiting = start_all(&nodes)?;
+        let waiting = start_all(&nodes);
         let sessions = load::open(&nodes, job).await?;
         Ok((cluster, sessions, waiting))
     };
@@ -234,7 +234,7 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
 }
 
 /// Starts a crictl on each node.
-fn start_all<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Result<Vec<Waiting>> {
+fn start_all<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Waiting> {
     nodes.into_iter().map(Waiting::start).collect()
 }
 

@@ -31,7 +31,7 @@ X  engine          Docker does not answer at unix://[here]/none.sock (DOCKER_HOS
 -  socket          [here]/none.sock is not there
 !  kube context    there is none: Skaffold, Tilt and kubectl do not know the cluster
                    -> `kind export kubeconfig --name CLUSTER`, or look at KUBECONFIG
-X  clusters        none was found: Docker does not list containers at unix://[here]/none.sock: the socket is not there
+X  clusters        none was found: Docker does not answer at unix://[here]/none.sock: the socket is not there
                    -> start Docker, or point DOCKER_HOST or a Docker context at it
 -  skaffold        no skaffold.yaml in this folder
 -  tilt            no Tiltfile in this folder

@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use super::Check;
 use crate::cluster::{Node, State};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process;
 
 const KUBECONFIG: &str = "/etc/kubernetes/admin.conf";
+const SCRIPT: &str = r#"exec kubectl --kubeconfig "$1" get --raw "$2""#;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The API server, as a control plane's own kubectl reaches it.
@@ -33,35 +33,28 @@ impl Api {
     /// # Errors
     /// Cluster error with kubectl's words, or that there is no kubectl.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        let kubectl = ["kubectl", "--kubeconfig", KUBECONFIG, "get", "--raw", path];
-        let finished = process::run(self.node.exec(&kubectl), ErrorKind::Cluster, DEADLINE).await?;
-        if !finished.status.success() {
-            let said = format!(
-                "{} {}",
-                finished.stderr,
-                String::from_utf8_lossy(&finished.stdout)
-            );
-            if said.contains("(NotFound)") {
+        // A shell says the same everywhere where a program is not there.
+        let kubectl = ["sh", "-c", SCRIPT, "sh", KUBECONFIG, path];
+        let output = match self.node.run(&kubectl, DEADLINE).await {
+            Ok(output) => output,
+            Err(e) if e.causes().iter().any(|said| said.contains("(NotFound)")) => {
                 return Ok(None);
             }
-            let failed = Error::new(
+            Err(e) => {
+                let name = &self.node.name;
+                let hint = self.node.exec_hint("crictl ps");
+                return Err(e
+                    .within(format!("Kubernetes does not answer in {name}"))
+                    .hint(format!("is kube-apiserver up? `{hint}`")));
+            }
+        };
+        serde_json::from_slice(&output).map(Some).map_err(|e| {
+            Error::new(
                 ErrorKind::Cluster,
-                format!("Kubernetes does not answer in {}", self.node.name),
-            );
-            let hint = self.node.exec_hint("crictl ps");
-            return Err(failed
-                .because(said.trim().to_owned())
-                .hint(format!("is kube-apiserver up? `{hint}`")));
-        }
-        serde_json::from_slice(&finished.stdout)
-            .map(Some)
-            .map_err(|e| {
-                Error::new(
-                    ErrorKind::Cluster,
-                    format!("what Kubernetes says of {path} cannot be read"),
-                )
-                .because(e)
-            })
+                format!("what Kubernetes says of {path} cannot be read"),
+            )
+            .because(e)
+        })
     }
 }
 
@@ -100,8 +93,10 @@ pub async fn version(api: &Api) -> Check {
 }
 
 fn has_no_kubectl(error: &Error) -> bool {
-    let said = crate::error::one_line(error).to_string();
-    said.contains("kubectl") && (said.contains("not found") || said.contains("no such file"))
+    let causes = error.causes();
+    causes
+        .iter()
+        .any(|said| said.contains("kubectl: not found"))
 }
 
 fn skipped(name: &str, api: &Api) -> Check {

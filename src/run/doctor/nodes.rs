@@ -14,7 +14,6 @@ use crate::engine::about::About;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::Job;
 use crate::node::Session;
-use crate::process;
 use crate::report::size;
 
 /// Says what the relay does not; nothing in it comes from outside.
@@ -88,7 +87,7 @@ async fn look_at(node: &Node, patience: Duration) -> Look {
     // Timed alone: what runs beside it would count.
     let exec = async {
         let began = Instant::now();
-        run(node, &["true"], patience).await?;
+        node.run(&["true"], patience).await?;
         Ok(began.elapsed())
     };
     let exec = exec.await;
@@ -98,7 +97,7 @@ async fn look_at(node: &Node, patience: Duration) -> Look {
         Ok((Arc::new(session), began.elapsed()))
     };
     let (session, words) = futures_util::join!(within(patience, session), async {
-        let said = run(node, &["sh", "-c", SCRIPT], patience).await?;
+        let said = node.run(&["sh", "-c", SCRIPT], patience).await?;
         Ok(read(&String::from_utf8_lossy(&said)))
     });
     Look {
@@ -107,15 +106,6 @@ async fn look_at(node: &Node, patience: Duration) -> Look {
         session: session.unwrap_or_else(|| Err(late())),
         words,
     }
-}
-
-async fn run(node: &Node, args: &[&str], deadline: Duration) -> Result<Vec<u8>> {
-    let ran = process::run(node.exec(args), ErrorKind::Cluster, deadline).await;
-    ran.and_then(|finished| finished.success(ErrorKind::Cluster))
-        .map_err(|e| {
-            e.with_kind(ErrorKind::Cluster)
-                .within(format!("node {}: exec fails", node.name))
-        })
 }
 
 /// Reads what the script said. Pure.
