@@ -1,6 +1,7 @@
 //! The command line: reads flags and the environment, runs one command, reports.
 
 mod build;
+mod doctor;
 mod images;
 mod lint;
 mod prune;
@@ -17,6 +18,7 @@ use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
+use kindlift::run::doctor::Diagnosis;
 use kindlift::run::{self as library, Pruning, Where};
 use serde::Serialize;
 
@@ -43,6 +45,7 @@ enum Command {
     Verify(images::Verify),
     Prune(prune::Prune),
     Lint(lint::Lint),
+    Doctor(doctor::Doctor),
 }
 
 /// What a command says when it is done; in JSON, the fields beside `ok`.
@@ -52,14 +55,16 @@ enum Answer {
     Images { images: Vec<Outcome> },
     Pruned(Pruning),
     Linted(library::Lint),
+    Found(Diagnosis),
 }
 
 impl Answer {
-    /// Tells whether all is well.
-    fn is_ok(&self) -> bool {
+    /// Returns the kind of failure that the answer tells of, where that is what was asked for.
+    fn failure(&self) -> Option<ErrorKind> {
         match self {
-            Self::Images { .. } | Self::Pruned(_) => true,
-            Self::Linted(lint) => lint.findings.is_empty(),
+            Self::Found(diagnosis) => diagnosis.failure(),
+            Self::Linted(lint) if !lint.findings.is_empty() => Some(ErrorKind::Findings),
+            _ => None,
         }
     }
 
@@ -67,7 +72,10 @@ impl Answer {
     fn tell(&self, seconds: f64, verbosity: Verbosity) {
         match self {
             Self::Linted(lint) => report::linting(lint, verbosity),
-            _ if verbosity < Verbosity::Normal => {}
+            Self::Found(found) => {
+                report::diagnosis(found, doctor::screen(), verbosity == Verbosity::Quiet);
+            }
+            _ if verbosity == Verbosity::Quiet => {}
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
@@ -182,7 +190,7 @@ pub fn run() -> ExitCode {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
             if e.use_stderr() && wants_json() {
-                report::document::<Answer>(false, Err(&Error::usage(e.kind().to_string())));
+                report::document::<Answer>(Err(&Error::usage(e.kind().to_string())));
             }
             return ExitCode::from(if e.use_stderr() {
                 ErrorKind::Usage.exit_code()
@@ -208,21 +216,21 @@ pub fn run() -> ExitCode {
                 answer.tell_timings();
             }
             if output == Output::Json {
-                report::document(answer.is_ok(), Ok(answer));
+                report::document(Ok((answer.failure().is_none(), answer)));
             }
         }
         (Err(e), output) => {
             report::error(e);
             if output == Output::Json {
-                report::document::<Answer>(false, Err(e));
+                report::document::<Answer>(Err(e));
             }
         }
     }
-    ExitCode::from(match result {
-        Ok(answer) if answer.is_ok() => 0,
-        Ok(_) => ErrorKind::Findings.exit_code(),
-        Err(e) => e.kind().exit_code(),
-    })
+    let failure = match &result {
+        Ok(answer) => answer.failure(),
+        Err(e) => Some(e.kind()),
+    };
+    ExitCode::from(failure.map_or(0, ErrorKind::exit_code))
 }
 
 /// Tells whether a command line that cannot be parsed asks for JSON.
@@ -264,6 +272,7 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
             Command::Verify(args) => images(args.run(&job).await?),
             Command::Lint(args) => Ok(Answer::Linted(args.run(&job).await?)),
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
+            Command::Doctor(args) => Ok(Answer::Found(args.run(&job).await?)),
         }
     });
     // A read that hangs in a worker thread must not keep us.

@@ -39,10 +39,7 @@ fn no_cluster(why: impl Into<String>) -> Error {
 /// Cluster error, telling what was looked for, where, and what is there.
 pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
     let places = places(env)?;
-    let mut looks: FuturesOrdered<_> = places
-        .iter()
-        .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
-        .collect();
+    let mut looks = looks(&places);
     // The address of a context's server confirms its cluster; a bare name may exist under two
     // providers, so that all must have answered.
     let confirmed = wanted.name.is_none() && wanted.context.is_some();
@@ -50,14 +47,7 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
     let mut failures = Vec::new();
     while let Some((place, answer)) = looks.next().await {
         match answer {
-            // One engine may answer at two places.
-            Ok(clusters) => {
-                for cluster in clusters {
-                    if !found.iter().any(|other| other.same_nodes(&cluster)) {
-                        found.push(cluster);
-                    }
-                }
-            }
+            Ok(clusters) => add(&mut found, clusters),
             Err(e) => failures.push((place, e)),
         }
         if confirmed && let Ok(cluster) = pick(wanted, &found) {
@@ -65,6 +55,26 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
         }
     }
     pick(wanted, &found).map_err(|e| tell_failures(e, &failures))
+}
+
+/// Looks for all clusters, everywhere: those that are there, and the places that did not answer.
+///
+/// A program that is not installed is not such a place: it runs no nodes.
+///
+/// # Errors
+/// Usage error, if the environment names no provider.
+pub async fn survey(env: &Env) -> Result<(Vec<Cluster>, Vec<(String, Error)>)> {
+    let places = places(env)?;
+    let mut looks = looks(&places);
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    while let Some((place, answer)) = looks.next().await {
+        match answer {
+            Ok(clusters) => add(&mut found, clusters),
+            Err(e) if is_not_installed(&e) => {}
+            Err(e) => failures.push((place, e)),
+        }
+    }
+    Ok((found, failures))
 }
 
 /// Returns the places where clusters may be, in Kind's own order.
@@ -80,13 +90,34 @@ pub(super) fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
         .collect())
 }
 
+/// Asks all places at once, in order.
+fn looks(
+    places: &[Arc<Provider>],
+) -> FuturesOrdered<impl Future<Output = (String, Result<Vec<Cluster>>)>> {
+    places
+        .iter()
+        .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
+        .collect()
+}
+
+/// One engine may answer at two places.
+fn add(found: &mut Vec<Cluster>, clusters: Vec<Cluster>) {
+    for cluster in clusters {
+        if !found.iter().any(|other| other.same_nodes(&cluster)) {
+            found.push(cluster);
+        }
+    }
+}
+
+fn is_not_installed(error: &Error) -> bool {
+    error.to_string().starts_with("cannot start")
+}
+
 /// Adds what could not be looked into: a cluster may be missing because its engine is down.
 fn tell_failures(error: Error, failures: &[(String, Error)]) -> Error {
-    // A program that is not installed runs no nodes.
-    let failures = failures
-        .iter()
-        .filter(|(_, e)| !e.to_string().starts_with("cannot start"))
-        .fold(String::new(), |mut text, (place, e)| {
+    let failures = failures.iter().filter(|(_, e)| !is_not_installed(e)).fold(
+        String::new(),
+        |mut text, (place, e)| {
             let _ = write!(
                 text,
                 "{}{place}: {}",
@@ -94,7 +125,8 @@ fn tell_failures(error: Error, failures: &[(String, Error)]) -> Error {
                 crate::error::one_line(e)
             );
             text
-        });
+        },
+    );
     if failures.is_empty() {
         error
     } else {
@@ -102,7 +134,11 @@ fn tell_failures(error: Error, failures: &[(String, Error)]) -> Error {
     }
 }
 
-fn pick(wanted: &Wanted, found: &[Cluster]) -> Result<Cluster> {
+/// Picks the wanted one of the clusters that are there.
+///
+/// # Errors
+/// As [`choose`].
+pub fn pick(wanted: &Wanted, found: &[Cluster]) -> Result<Cluster> {
     if let Some(name) = &wanted.name {
         return named(name, "--cluster", found);
     }
@@ -254,6 +290,7 @@ mod tests {
             name: name.into(),
             cluster: name.into(),
             server: server.into(),
+            namespace: None,
         })
     }
 

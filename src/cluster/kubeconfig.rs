@@ -19,6 +19,8 @@ pub struct Context {
     pub cluster: String,
     /// The API server's URL.
     pub server: String,
+    /// The namespace that it chooses.
+    pub namespace: Option<String>,
 }
 
 impl Context {
@@ -71,6 +73,7 @@ struct ContextEntry {
     cluster: String,
     #[serde(default)]
     user: String,
+    namespace: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -315,6 +318,11 @@ fn find(files: &[File], wanted: Option<&str>) -> Result<Option<Context>> {
         name: name.to_owned(),
         cluster: context.context.cluster.clone(),
         server,
+        namespace: context
+            .context
+            .namespace
+            .clone()
+            .filter(|name| !name.is_empty()),
     }))
 }
 
@@ -330,7 +338,7 @@ contexts:
 - name: kind-dev
   context: {cluster: kind-dev, user: kind-dev}
 - name: work
-  context: {cluster: gke_x, user: me}
+  context: {cluster: gke_x, user: me, namespace: team}
 clusters:
 - name: kind-dev
   cluster: {server: 'https://127.0.0.1:41234', certificate-authority-data: aGk=}
@@ -353,6 +361,8 @@ clusters:
         assert_eq!(current.endpoint(), Some(("127.0.0.1".into(), 41234)));
         let work = find(&files, Some("work")).unwrap().unwrap();
         assert_eq!(work.kind_name(), None);
+        assert_eq!(work.namespace.as_deref(), Some("team"));
+        assert_eq!(current.namespace, None);
         assert_eq!(work.endpoint(), Some(("1.2.3.4".into(), 443)));
     }
 
@@ -380,6 +390,7 @@ clusters:
             name: "x".into(),
             cluster: "x".into(),
             server: "https://[::1]:6443/".into(),
+            namespace: None,
         };
         assert_eq!(context.endpoint(), Some(("::1".into(), 6443)));
     }

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use choose::{Wanted, choose};
+pub use choose::{Wanted, choose, pick, survey};
 pub use exec::{End, Ended, Exec, Input, Output};
 pub use provider::{Provider, ProviderKind};
 
@@ -67,6 +67,11 @@ impl Node {
             .nth(3)
             .and_then(|n| n.parse::<u64>().ok());
         Ok(kilobytes.map(|n| n * 1024))
+    }
+
+    /// Returns the command line with which a user does something to the node: `start`, `unpause`.
+    pub fn provider_hint(&self, verb: &str) -> String {
+        format!("{} {verb} {}", self.provider.kind.program(), self.name)
     }
 
     /// Returns the command line with which a user runs something in the node.

@@ -40,7 +40,7 @@ const PUSH_PLATFORM: (usize, usize) = (1, 46);
 
 /// A Docker engine that answers.
 pub struct Docker {
-    api: bollard::Docker,
+    pub(super) api: bollard::Docker,
     endpoint: Endpoint,
     version: String,
     native: Option<Platform>,
@@ -119,7 +119,7 @@ impl Docker {
         &self.endpoint.host
     }
 
-    fn command(&self, args: &[&str], orphan: Orphan) -> Command {
+    pub(super) fn command(&self, args: &[&str], orphan: Orphan) -> Command {
         let mut command = process::command("docker", &self.env, orphan);
         command.args(args);
         command
@@ -400,13 +400,15 @@ pub async fn local_api(env: &Env) -> Result<Option<bollard::Docker>> {
     let Some(socket) = endpoint.socket() else {
         return Ok(None);
     };
-    let failed = |e: bollard::errors::Error| {
+    let mute = |why: String| {
         Error::new(
             ErrorKind::Engine,
-            format!("Docker does not answer at {endpoint}"),
+            format!("Docker does not answer at {endpoint}{why}"),
         )
-        .because(e)
     };
+    let failed = |e: bollard::errors::Error| mute(String::new()).because(e);
+    let unreachable = |e| explain(e, &|why| mute(format!(": {why}")));
+    knock(&socket).await.map_err(unreachable)?;
     let api = at_socket(&socket).map_err(failed)?;
     api.negotiate_version().await.map(Some).map_err(failed)
 }

@@ -2,6 +2,7 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+pub mod about;
 mod builder;
 mod command;
 pub mod context;

@@ -27,9 +27,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A Podman that answers.
 pub struct Podman {
-    env: Env,
+    pub(super) env: Env,
     /// A socket to talk to, instead of what the command would choose.
-    url: Option<String>,
+    pub(super) url: Option<String>,
     version: String,
     native: Option<Platform>,
 }
@@ -118,7 +118,7 @@ impl Podman {
         command
     }
 
-    async fn output(&self, args: &[&str]) -> Result<Vec<u8>> {
+    pub(super) async fn output(&self, args: &[&str]) -> Result<Vec<u8>> {
         process::run(
             self.command(args, Orphan::Kill),
             ErrorKind::Engine,

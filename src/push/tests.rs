@@ -51,7 +51,6 @@ impl Sample {
             diff_ids: vec![DiffId(Digest::of(&self.layer))],
             image_id: Some(ImageId(id.clone())),
             manifest: None,
-            found: std::time::SystemTime::now(),
             id: EngineId(id),
             found: std::time::SystemTime::now(),
         }

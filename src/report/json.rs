@@ -6,18 +6,16 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// Writes the document of a run: what it did or found, beside `ok`; or the error.
-///
-/// A run that has done its work may have found that not all is `ok`.
-pub fn document<T: Serialize>(ok: bool, result: Result<&T, &Error>) {
+/// Writes the document of a run: what it did or found, beside whether that is `ok`; or the error.
+pub fn document<T: Serialize>(result: Result<(bool, &T), &Error>) {
     #[derive(Serialize)]
-    struct Good<'a, T> {
+    struct Answer<'a, T> {
         ok: bool,
         #[serde(flatten)]
         answer: &'a T,
     }
     let document = match result {
-        Ok(answer) => serde_json::to_value(Good { ok, answer })
+        Ok((ok, answer)) => serde_json::to_value(Answer { ok, answer })
             .expect("answers have no keys that are no text"),
         Err(error) => serde_json::json!({
             "ok": false,

@@ -3,6 +3,7 @@
 //! The library emits events into a [`Report`]; the sinks in this module are the only code that
 //! prints.
 
+mod diagnosis;
 mod json;
 mod linted;
 mod pruned;
@@ -14,9 +15,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+pub use diagnosis::{Screen, diagnosis};
 pub use json::document;
 pub use linted::linting;
 pub use pruned::pruning;
+pub(crate) use text::size;
 pub use text::{Text, Verbosity, error, summary};
 pub use timeline::timings;
 

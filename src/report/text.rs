@@ -186,7 +186,7 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
 }
 
 /// Writes a size the way people say it, in decimal units.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let mut value = bytes as f64;

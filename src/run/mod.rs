@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod deliver;
+pub mod doctor;
 mod lint;
 mod load;
 mod manifests;
@@ -67,19 +68,27 @@ pub struct LoadRequest {
     pub place: Where,
 }
 
-/// Finds the cluster and the nodes that take part.
-async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<Node>)> {
-    let env = &job.env;
+/// Says which cluster is meant, before any is looked for.
+///
+/// # Errors
+/// Cluster error, if the kubeconfig cannot be read or has no such context.
+fn wanted(job: &Job, place: &Where, in_loop: bool) -> Result<Wanted> {
     let context = match &place.cluster {
         Some(_) => None,
         None => context(job, place)?,
     };
-    let wanted = Wanted {
+    Ok(Wanted {
         name: place.cluster.clone(),
         context,
-        kind_env: env.get("KIND_CLUSTER_NAME").map(str::to_owned),
-        in_loop: in_loop || contract::in_loop(env),
-    };
+        kind_env: job.env.get("KIND_CLUSTER_NAME").map(str::to_owned),
+        in_loop: in_loop || contract::in_loop(&job.env),
+    })
+}
+
+/// Finds the cluster and the nodes that take part.
+async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<Node>)> {
+    let env = &job.env;
+    let wanted = wanted(job, place, in_loop)?;
     let cluster = job.cancel.unless(cluster::choose(&wanted, env)).await?;
     let nodes = cluster.select(&place.nodes)?;
     job.step(|| {

@@ -31,12 +31,8 @@ fn document(kubeconfig: &str, text: &str) {
 
 #[test]
 fn what_a_real_api_server_documents() {
-    let cluster = Cluster::with_kubernetes("hosting");
-    let kubeconfig = format!(
-        "{}/kubeconfig/{}",
-        lab::var("KINDLIFT_LAB_DIR"),
-        cluster.name
-    );
+    let (cluster, kubeconfig) = Cluster::with_kubernetes("hosting", 0);
+    let kubeconfig = kubeconfig.to_str().unwrap();
     let context = format!("kind-{}", cluster.name);
     let (app, registry) = (App::new("hosting"), Registry::start());
     let host = &registry.host;
@@ -44,7 +40,7 @@ fn what_a_real_api_server_documents() {
         let mut kindlift = lab::kindlift();
         kindlift
             .current_dir(app.folder())
-            .env("KUBECONFIG", &kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .args(["build", "--push"])
             .args(args);
         kindlift
@@ -53,7 +49,7 @@ fn what_a_real_api_server_documents() {
 
     // The image goes there under the registry's name, and pods know it by theirs.
     document(
-        &kubeconfig,
+        kubeconfig,
         &format!("host: \"{host}\"\nhostFromContainerRuntime: registry:5000\n"),
     );
     run::run(&mut push(&["-t", &app.tag("dev"), "."]))
@@ -65,7 +61,7 @@ fn what_a_real_api_server_documents() {
         ));
     let digest = registry::crane(&["digest", &pushed]);
     // The same by the cluster's name.
-    document(&kubeconfig, &format!("host: \"{host}\"\n"));
+    document(kubeconfig, &format!("host: \"{host}\"\n"));
     let mut named = push(&["-t", &app.tag("two"), "--cluster", &cluster.name, "."]);
     run::run(&mut named)
         .expect(0)
@@ -87,7 +83,7 @@ fn what_a_real_api_server_documents() {
     let skaffold = |image: &str, push: &str| -> Command {
         let mut kindlift = app.skaffold("dev");
         kindlift
-            .env("KUBECONFIG", &kubeconfig)
+            .env("KUBECONFIG", kubeconfig)
             .env("IMAGE", image)
             .env("IMAGE_REPO", image.trim_end_matches(":dev"))
             .env("PUSH_IMAGE", push);

@@ -17,6 +17,7 @@ mod by_hand;
 mod choose;
 mod conditions;
 mod contexts;
+mod doctor;
 mod export;
 mod hosting;
 mod loader;

@@ -263,13 +263,13 @@ fn a_foreign_architecture_is_refused_unless_allowed() {
 }
 
 /// Moves a program of a node away for as long as this lives.
-struct Without<'a> {
+pub struct Without<'a> {
     node: &'a str,
     program: &'a str,
 }
 
 impl<'a> Without<'a> {
-    fn new(node: &'a str, program: &'a str) -> Self {
+    pub fn new(node: &'a str, program: &'a str) -> Self {
         lab::exec(node, &["mv", program, &format!("{program}.away")]).expect(0);
         Self { node, program }
     }

@@ -320,9 +320,12 @@ impl Cluster {
         Self::make(suite, workers, &["--suite", suite])
     }
 
-    /// Makes a control plane with a real Kubernetes.
-    pub fn with_kubernetes(theme: &str) -> Self {
-        Self::make(theme, 0, &["--kubernetes"])
+    /// Makes a control plane and so many workers with a real Kubernetes; returns its kubeconfig too.
+    pub fn with_kubernetes(theme: &str, workers: usize) -> (Self, PathBuf) {
+        let cluster = Self::make(theme, workers, &["--kubernetes"]);
+        // The lab's own lies next to it.
+        let kubeconfig = Path::new(var("KINDLIFT_LAB_KUBECONFIG")).with_file_name(&cluster.name);
+        (cluster, kubeconfig)
     }
 
     fn make(theme: &str, workers: usize, args: &[&str]) -> Self {
