@@ -258,8 +258,9 @@ fn an_engine_that_restarts_in_the_middle_of_a_load() {
     ]);
     with_engine(&mut load);
     let mut running = run::start(&mut load);
-    running.wait_until("the engine saves", |running| {
-        running.stderr().contains("saving sha256:")
+    running.wait_until("the image leaves the engine", |running| {
+        let said = running.stderr();
+        said.contains(" push sha256:") || said.contains("saving sha256:")
     });
     engine.kill();
     let failed = running.finish();
