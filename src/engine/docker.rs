@@ -142,6 +142,9 @@ impl Docker {
             // Skaffold and Tilt deploy, at every build.
             command.args(["--provenance=false", "--sbom=false"]);
             command.arg(if spec.push { "--push" } else { "--load" });
+            if let Some(builder) = &spec.builder {
+                command.arg(format!("--builder={builder}"));
+            }
             command
         } else {
             if let Some(what) = needs_buildkit(spec) {
@@ -438,6 +441,8 @@ fn explain(error: std::io::Error, failed: &dyn Fn(String) -> Error) -> Error {
 fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
     if !spec.secrets.is_empty() {
         Some("--secret")
+    } else if spec.builder.is_some() {
+        Some("--builder")
     } else if !spec.ssh.is_empty() {
         Some("--ssh")
     } else if spec.push || spec.platforms.len() > 1 {

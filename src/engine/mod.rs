@@ -2,6 +2,7 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+mod builder;
 mod command;
 pub mod context;
 mod dial;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use builder::Builder;
 pub use docker::Docker;
 pub use podman::Podman;
 
@@ -81,6 +83,8 @@ pub struct BuildSpec {
     pub platforms: Vec<Platform>,
     /// Flags for the engine's build, as they are.
     pub flags: Vec<String>,
+    /// The buildx builder; none means the engine's own.
+    pub builder: Option<String>,
     /// Push instead of keeping in the engine's store only.
     pub push: bool,
 }

@@ -133,6 +133,13 @@ impl Podman {
     /// # Errors
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
+        if let Some(builder) = &spec.builder {
+            return Err(Error::usage(format!(
+                "{} cannot build with the buildx builder {builder}",
+                self.describe()
+            ))
+            .hint("leave --builder out, or point DOCKER_HOST at Docker"));
+        }
         let full = Reference::parse(&spec.name)?.to_string();
         if spec.push {
             // A build adds to a list of that name: what an earlier one put there would be pushed

@@ -53,6 +53,7 @@ impl Sample {
             manifest: None,
             found: std::time::SystemTime::now(),
             id: EngineId(id),
+            found: std::time::SystemTime::now(),
         }
     }
 }

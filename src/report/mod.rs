@@ -4,6 +4,7 @@
 //! prints.
 
 mod json;
+mod linted;
 mod pruned;
 mod text;
 mod timeline;
@@ -14,6 +15,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use json::document;
+pub use linted::linting;
 pub use pruned::pruning;
 pub use text::{Text, Verbosity, error, summary};
 pub use timeline::timings;
@@ -35,6 +37,13 @@ pub enum Event<'a> {
     },
     /// A step, for people who ask for details.
     Step(&'a str),
+    /// An image that is on all nodes now, while the run goes on.
+    Delivered {
+        /// What was done.
+        outcome: &'a Outcome,
+        /// How long it took, in seconds.
+        seconds: f64,
+    },
     /// What was done, where there is no [`Outcome`].
     Done(&'a str),
 }
@@ -43,6 +52,11 @@ pub enum Event<'a> {
 pub trait Report: Send + Sync {
     /// Takes an event.
     fn event(&self, event: &Event<'_>);
+
+    /// Tells whether anybody reads steps: some are found out only to be told.
+    fn tells_steps(&self) -> bool {
+        false
+    }
 
     /// Tells whether the build may draw on the terminal itself.
     fn owns_terminal(&self) -> bool {

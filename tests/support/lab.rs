@@ -320,6 +320,11 @@ impl Cluster {
         Self::make(suite, workers, &["--suite", suite])
     }
 
+    /// Makes a control plane with a real Kubernetes.
+    pub fn with_kubernetes(theme: &str) -> Self {
+        Self::make(theme, 0, &["--kubernetes"])
+    }
+
     fn make(theme: &str, workers: usize, args: &[&str]) -> Self {
         let name = unique(theme);
         let count = workers.to_string();
