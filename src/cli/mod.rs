@@ -1,6 +1,7 @@
 //! The command line: reads flags and the environment, runs one command, reports.
 
 mod build;
+mod export;
 mod images;
 mod prune;
 
@@ -16,7 +17,7 @@ use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
-use kindlift::run::{Pruning, Where};
+use kindlift::run::{Exported, Pruning, Where};
 use serde::Serialize;
 
 /// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
@@ -40,6 +41,7 @@ enum Command {
     Load(images::Load),
     Ensure(images::Ensure),
     Verify(images::Verify),
+    Export(export::Export),
     Prune(prune::Prune),
 }
 
@@ -48,6 +50,7 @@ enum Command {
 #[serde(untagged)]
 enum Answer {
     Images { images: Vec<Outcome> },
+    Exported { export: Exported },
     Pruned(Pruning),
 }
 
@@ -58,6 +61,7 @@ impl Answer {
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
+            Self::Exported { export } => report::exported(export),
             Self::Pruned(pruning) => report::pruning(pruning),
         }
     }
@@ -114,6 +118,14 @@ impl EngineArg {
             EngineName::Podman => EngineKind::Podman,
         })
     }
+}
+
+/// How to read registries.
+#[derive(Args)]
+struct Registry {
+    /// Read docker:// images without TLS; one of this host's loopback may do without it anyway
+    #[arg(long)]
+    plain_http: bool,
 }
 
 /// Where to load.
@@ -223,6 +235,14 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
             Command::Load(args) => images(args.run(&job).await?),
             Command::Ensure(args) => images(args.run(&job).await?),
             Command::Verify(args) => images(args.run(&job).await?),
+            Command::Export(args) => {
+                if args.to_stdout() && cli.global.output == Output::Json {
+                    let error = Error::usage("stdout takes the image or the document, not both");
+                    return Err(error.hint("name a file with -o").into());
+                }
+                let export = args.run(&job).await?;
+                Ok(Answer::Exported { export })
+            }
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
         }
     });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 
 use super::kubeconfig::Context;
-use super::{Cluster, Provider, ProviderKind};
+use super::{Cluster, Node, Provider, ProviderKind};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -38,12 +38,7 @@ fn no_cluster(why: impl Into<String>) -> Error {
 /// # Errors
 /// Cluster error, telling what was looked for, where, and what is there.
 pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
-    let fixed = ProviderKind::from_env(env)?;
-    let places: Vec<Arc<Provider>> = ProviderKind::ALL
-        .into_iter()
-        .filter(|kind| fixed.is_none_or(|fixed| fixed == *kind))
-        .flat_map(|kind| Provider::candidates(kind, env))
-        .collect();
+    let places = places(env)?;
     let mut looks: FuturesOrdered<_> = places
         .iter()
         .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
@@ -55,14 +50,7 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
     let mut failures = Vec::new();
     while let Some((place, answer)) = looks.next().await {
         match answer {
-            // One engine may answer at two places.
-            Ok(clusters) => {
-                for cluster in clusters {
-                    if !found.iter().any(|other| other.same_nodes(&cluster)) {
-                        found.push(cluster);
-                    }
-                }
-            }
+            Ok(clusters) => add(&mut found, clusters),
             Err(e) => failures.push((place, e)),
         }
         if confirmed && let Ok(cluster) = pick(wanted, &found) {
@@ -70,6 +58,72 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
         }
     }
     pick(wanted, &found).map_err(|e| tell_failures(e, &failures))
+}
+
+/// Finds a node by its container's name, in whatever cluster.
+///
+/// # Errors
+/// Cluster error, if there is none, or it does not run; or there are two.
+pub async fn node(name: &str, env: &Env) -> Result<Node> {
+    let places = places(env)?;
+    let looks = places
+        .iter()
+        .map(|provider| async move { (provider.endpoint(), provider.clusters().await) });
+    let mut found: Vec<Cluster> = Vec::new();
+    let mut failures = Vec::new();
+    for (place, answer) in futures_util::future::join_all(looks).await {
+        match answer {
+            Ok(clusters) => add(&mut found, clusters),
+            Err(e) => failures.push((place, e)),
+        }
+    }
+    let mut having = found
+        .iter()
+        .filter(|cluster| cluster.nodes.iter().any(|node| node.name == name));
+    match (having.next(), having.next()) {
+        (Some(cluster), None) => {
+            let mut nodes = cluster.select(&[name.to_owned()])?;
+            Ok(nodes.remove(0))
+        }
+        (Some(one), Some(other)) => Err(no_cluster(format!(
+            "there are two nodes {name}: under {} and under {}",
+            one.provider.endpoint(),
+            other.provider.endpoint()
+        ))
+        .hint("say which with KIND_EXPERIMENTAL_PROVIDER or KINDLIFT_NODES_DOCKER_HOST")),
+        (None, _) => {
+            let nodes: Vec<&str> = found
+                .iter()
+                .flat_map(|cluster| &cluster.nodes)
+                .map(|node| node.name.as_str())
+                .collect();
+            let hint = match nodes.is_empty() {
+                true => "there is no Kind cluster".to_owned(),
+                false => format!("there is {}", nodes.join(", ")),
+            };
+            let error = no_cluster(format!("no Kind cluster has a node {name}")).hint(hint);
+            Err(tell_failures(error, &failures))
+        }
+    }
+}
+
+/// Adds clusters to those that are known: one engine may answer at two places.
+fn add(found: &mut Vec<Cluster>, clusters: Vec<Cluster>) {
+    for cluster in clusters {
+        if !found.iter().any(|other| other.same_nodes(&cluster)) {
+            found.push(cluster);
+        }
+    }
+}
+
+/// Returns where to look for clusters, in Kind's own order.
+fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
+    let fixed = ProviderKind::from_env(env)?;
+    Ok(ProviderKind::ALL
+        .into_iter()
+        .filter(|kind| fixed.is_none_or(|fixed| fixed == *kind))
+        .flat_map(|kind| Provider::candidates(kind, env))
+        .collect())
 }
 
 /// Adds what could not be looked into: a cluster may be missing because its engine is down.

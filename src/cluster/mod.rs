@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-pub use choose::{Wanted, choose};
+pub use choose::{Wanted, choose, node};
 pub use provider::{Provider, ProviderKind};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 pub use json::document;
 pub use pruned::pruning;
-pub use text::{Text, Verbosity, error, summary};
+pub use text::{Text, Verbosity, error, exported, summary};
 
 use crate::image::{Digest, ImageId, Platform};
 use crate::reference::Reference;

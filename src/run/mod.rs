@@ -3,6 +3,8 @@
 mod build;
 mod check;
 mod deliver;
+mod export;
+mod fetch;
 mod load;
 mod manifests;
 mod prune;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
+pub use export::{ExportRequest, Exported, Target, export};
 pub use load::load;
 pub use prune::{PruneRequest, Pruned, Pruning, Verdict, prune};
 
@@ -46,12 +49,14 @@ pub struct LoadRequest {
     pub images: Vec<String>,
     /// The name to load under, instead of the image's own.
     pub rename: Option<String>,
-    /// Which of an archive's platforms to load; the nodes', if not given.
+    /// Which of an image's platforms to load; the nodes', if not given.
     pub platform: Option<Platform>,
     /// Manifests whose images to load: a path, or `-` for stdin.
     pub from: Vec<String>,
     /// Pull what the engine does not have.
     pub pull: bool,
+    /// Whether registries are read without TLS.
+    pub plain_http: bool,
     /// `--engine`.
     pub engine: Option<EngineKind>,
     /// Where to load.
