@@ -200,15 +200,17 @@ impl Place {
             }
             (Ok(_), true) => Err(Error::usage(format!("{shown} is no folder"))
                 .hint("take --format oci-archive, or name a folder")),
-            (Ok(there), false) if there.is_dir() => Err(Error::usage(format!(
-                "{shown} is a folder"
-            ))
-            .hint("take --format oci, or name a file in it")),
+            (Ok(there), false) if there.is_dir() => {
+                Err(Error::usage(format!("{shown} is a folder"))
+                    .hint("take --format oci, or name a file in it"))
+            }
             (Ok(there), false) if there.is_file() => Ok(Self::File(real)),
             (Ok(there), false) => {
                 let kind = there.file_type();
                 if !kind.is_fifo() && !kind.is_char_device() {
-                    return Err(Error::usage(format!("{shown} is neither a file nor a pipe")));
+                    return Err(Error::usage(format!(
+                        "{shown} is neither a file nor a pipe"
+                    )));
                 }
                 let file = OpenOptions::new().write(true).open(path);
                 let file = file.map_err(|e| unwritable(path).because(e))?;
@@ -286,7 +288,9 @@ impl Draft {
                 let copied = async {
                     copying
                         .await
-                        .map_err(|e| Error::new(ErrorKind::Internal, "writing was cut off").because(e))?
+                        .map_err(|e| {
+                            Error::new(ErrorKind::Internal, "writing was cut off").because(e)
+                        })?
                         .map_err(|e| {
                             Error::new(ErrorKind::Internal, "the pipe does not take the image")
                                 .because(e)

@@ -86,8 +86,7 @@ pub(super) async fn fetch<F: FnOnce() -> Result<Platform>>(
 
 /// Makes the error for an image that has no name where it was found.
 pub(super) fn nameless() -> Error {
-    Error::usage("the archive gives its image no name")
-        .hint("say what to call it: --as NAME:TAG")
+    Error::usage("the archive gives its image no name").hint("say what to call it: --as NAME:TAG")
 }
 
 /// Reads an image out of an archive or a folder, where it is; out of stdin by way of a file

@@ -156,10 +156,10 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
         .iter()
         .any(|subject| matches!(subject, Subject::Engine(_)));
     if request.platform.is_some() && any_in_engine {
-        return Err(
-            Error::usage("--platform picks from an archive or a registry, not from an engine")
-                .hint("build or pull the image for that platform instead"),
-        );
+        return Err(Error::usage(
+            "--platform picks from an archive or a registry, not from an engine",
+        )
+        .hint("build or pull the image for that platform instead"));
     }
     let mut seen = HashSet::new();
     subjects.retain(|subject| match subject {

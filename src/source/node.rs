@@ -44,14 +44,14 @@ pub async fn read(
         .unless(find::image(&session, &name.to_string(), platform))
         .await?;
     let Some(image) = found else {
-        return Err(
-            Error::new(ErrorKind::Image, format!("node {node} has no image {short}")).hint(
-                format!(
-                    "look with `{}`",
-                    session.node().exec_hint("crictl images")
-                ),
-            ),
-        );
+        return Err(Error::new(
+            ErrorKind::Image,
+            format!("node {node} has no image {short}"),
+        )
+        .hint(format!(
+            "look with `{}`",
+            session.node().exec_hint("crictl images")
+        )));
     };
     let blobs = NodeBlobs {
         session,
@@ -79,35 +79,32 @@ impl NodeBlobs {
     }
 }
 
-/// How far a blob is read.
-enum Reading {
-    Unopened,
-    Open(Streaming<ReadContentResponse>),
-}
+/// An answer that is being read; none, before the node was asked.
+type Reading = Option<Box<Streaming<ReadContentResponse>>>;
 
 impl Source for NodeBlobs {
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
         let (session, name, blob) = (Arc::clone(&self.session), self.name.clone(), blob.clone());
         let what = format!("reading {blob}");
-        let pieces = stream::try_unfold(Reading::Unopened, move |reading| {
+        let pieces = stream::try_unfold(Reading::None, move |reading| {
             let (session, name) = (Arc::clone(&session), name.clone());
             let (blob, what) = (blob.clone(), what.clone());
             async move {
                 let next = async {
                     let mut open = match reading {
-                        Reading::Open(open) => open,
-                        Reading::Unopened => {
+                        Some(open) => open,
+                        None => {
                             let request = ReadContentRequest {
                                 digest: blob.to_string(),
                                 ..ReadContentRequest::default()
                             };
                             let request = session.request(request, None);
                             let mut client = ContentClient::new(session.channel());
-                            client.read(request).await?.into_inner()
+                            Box::new(client.read(request).await?.into_inner())
                         }
                     };
                     let piece = open.message().await?;
-                    Ok(piece.map(|piece| (Bytes::from(piece.data), Reading::Open(open))))
+                    Ok(piece.map(|piece| (Bytes::from(piece.data), Some(open))))
                 };
                 match session.race(STALLED, &what, next).await? {
                     Ok(next) => Ok(next),

@@ -146,6 +146,11 @@ impl Running {
         self.stderr.text()
     }
 
+    /// Returns what it has written to stdout until now.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Waits until something holds; the command must be running all the while.
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
@@ -163,17 +168,26 @@ impl Running {
         }
     }
 
+    /// Returns what it left, if it has ended.
+    #[track_caller]
+    pub fn ended(&mut self) -> Option<Run> {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            return Some(self.collect(status));
+        }
+        if Instant::now() > self.deadline {
+            self.give_up("its end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        None
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn finish(mut self) -> Run {
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return self.collect(status);
+            if let Some(run) = self.ended() {
+                return run;
             }
-            if Instant::now() > self.deadline {
-                self.give_up("its end");
-            }
-            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

@@ -81,11 +81,7 @@ impl Archive {
     /// # Errors
     /// Image error, if the image is damaged, there are several and none was named, or none is for
     /// the platform.
-    pub fn read(
-        &self,
-        wanted: Option<&str>,
-        platform: &Platform,
-    ) -> Result<(Image, FileBlobs)> {
+    pub fn read(&self, wanted: Option<&str>, platform: &Platform) -> Result<(Image, FileBlobs)> {
         match &self.choose(wanted)?.content {
             Content::Layout(descriptors) => layout::read(&self.store, descriptors, platform),
             Content::Docker(docker) => docker::read(&self.store, docker, platform),
@@ -137,9 +133,8 @@ impl Archive {
         named.ok_or_else(|| match tagged.len() {
             0 => refused(format!("it has no image {wanted}"))
                 .hint(format!("it has {}", self.listing())),
-            several => refused(format!("it has {several} images with the tag {wanted}")).hint(
-                format!("name one in full; it has {}", self.listing()),
-            ),
+            several => refused(format!("it has {several} images with the tag {wanted}"))
+                .hint(format!("name one in full; it has {}", self.listing())),
         })
     }
 

@@ -129,7 +129,7 @@ struct Inflate<W: Takes> {
 }
 
 enum Way<W: Write> {
-    Gzip(MultiGzDecoder<W>),
+    Gzip(Box<MultiGzDecoder<W>>),
     Zstd(Decoder<'static, W>),
 }
 
@@ -145,7 +145,7 @@ impl<W: Takes> Inflate<W> {
             Compression::Zstd => Way::Zstd(
                 Decoder::new(to).map_err(|e| refused("cannot decompress zstd").because(e))?,
             ),
-            _ => Way::Gzip(MultiGzDecoder::new(to)),
+            _ => Way::Gzip(Box::new(MultiGzDecoder::new(to))),
         };
         Ok(Self { way, index })
     }

@@ -210,11 +210,7 @@ fn plain(key: &str) -> &str {
 }
 
 /// Asks `docker-credential-HELPER`; where it has nothing, says what it said.
-async fn from_helper(
-    helper: &str,
-    host: &str,
-    env: &Env,
-) -> (Option<Credentials>, Option<String>) {
+async fn from_helper(helper: &str, host: &str, env: &Env) -> (Option<Credentials>, Option<String>) {
     let program = format!("docker-credential-{helper}");
     match ask_helper(&program, host, env).await {
         Ok(Some(credentials)) => (Some(credentials), Some(format!("by {program}"))),
@@ -379,7 +375,11 @@ mod tests {
     fn a_broken_file_is_told_without_its_content() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
-        std::fs::write(&path, r#"{"auths": {"r": {"auth": 5, "password": "hunter2"}}}"#).unwrap();
+        std::fs::write(
+            &path,
+            r#"{"auths": {"r": {"auth": 5, "password": "hunter2"}}}"#,
+        )
+        .unwrap();
         let error = read(&path).err().unwrap();
         assert!(error.to_string().contains("config.json"), "{error}");
         let told = format!("{}", one_line(&error));

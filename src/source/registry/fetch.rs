@@ -147,7 +147,10 @@ fn read(
             Ok(chunk)
         })
         .await?;
-        Ok(Some((Bytes::from(chunk), (file, progress, done + len as u64))))
+        Ok(Some((
+            Bytes::from(chunk),
+            (file, progress, done + len as u64),
+        )))
     })
     .boxed()
 }

@@ -82,10 +82,7 @@ impl Registry {
             false => ClientProtocol::Https,
         };
         let mut tried = wire.open(image, protocol, found.as_ref()).await;
-        if !plain_http
-            && is_loopback(&host)
-            && tried.as_ref().is_err_and(trouble::speaks_no_tls)
-        {
+        if !plain_http && is_loopback(&host) && tried.as_ref().is_err_and(trouble::speaks_no_tls) {
             job.step(|| format!("{host} speaks plain HTTP"));
             tried = wire.open(image, ClientProtocol::Http, found.as_ref()).await;
         }
@@ -151,7 +148,11 @@ impl Registry {
         }
         let size = usize::try_from(descriptor.size()).unwrap_or(usize::MAX);
         let mut document = Vec::new();
-        let mut stream = match self.client.pull_blob_stream(&self.name, digest.as_str()).await {
+        let mut stream = match self
+            .client
+            .pull_blob_stream(&self.name, digest.as_str())
+            .await
+        {
             Ok(stream) => stream.stream,
             Err(e) if trouble::is_not_found(&e) => return Ok(None),
             Err(e) => return Err(self.trouble.explain(e)),
@@ -160,7 +161,9 @@ impl Registry {
             let piece = piece.map_err(|e| self.trouble.explain(e.into()))?;
             document.extend_from_slice(&piece);
             if document.len() > size {
-                return Err(refused(format!("{digest} is longer than the manifest says")));
+                return Err(refused(format!(
+                    "{digest} is longer than the manifest says"
+                )));
             }
         }
         Ok(Some(document))
@@ -350,11 +353,8 @@ mod tests {
             env: Env::new(vars.iter().copied()),
         };
         assert_eq!(wire(&[]).proxies(), [None, None, None]);
-        let [https, http, none] = wire(&[
-            ("HTTPS_PROXY", "http://p:1"),
-            ("no_proxy", "reg.example"),
-        ])
-        .proxies();
+        let [https, http, none] =
+            wire(&[("HTTPS_PROXY", "http://p:1"), ("no_proxy", "reg.example")]).proxies();
         assert_eq!(https.as_deref(), Some("http://p:1"));
         assert_eq!(http, None);
         assert_eq!(
