@@ -116,8 +116,11 @@ fn add(found: &mut Vec<Cluster>, clusters: Vec<Cluster>) {
     }
 }
 
-/// Returns where to look for clusters, in Kind's own order.
-fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
+/// Returns the places where clusters may be, in Kind's own order.
+///
+/// # Errors
+/// Usage error, if the environment names no provider.
+pub(super) fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
     let fixed = ProviderKind::from_env(env)?;
     Ok(ProviderKind::ALL
         .into_iter()
@@ -266,7 +269,8 @@ fn of_context(context: &Context, found: &[Cluster]) -> Result<Option<Cluster>> {
     }
 }
 
-fn local(host: &str) -> bool {
+/// Tells whether a host is this machine.
+pub(super) fn local(host: &str) -> bool {
     matches!(
         host,
         "localhost" | "0.0.0.0" | "::" | "::1" | "" | "kubernetes.docker.internal"

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
 use super::fetch::{self, Fetched, Wanted};
@@ -275,6 +275,7 @@ async fn elsewhere(
     rename: Option<Reference>,
     sessions: &[Arc<Session>],
 ) -> Result<Load> {
+    let found = SystemTime::now();
     let wanted = Wanted {
         platform: request.platform.as_ref(),
         own: || transaction::platform(sessions),
@@ -295,5 +296,6 @@ async fn elsewhere(
         image,
         source,
         names,
+        found,
     })
 }

@@ -1,393 +1,343 @@
-//! `export`: what the usual tools read, the same bytes each time, whole or not at all.
+//! How an image leaves its engine: pushed to a registry inside kindlift, which the engine asks
+//! what the nodes lack; or saved, whole.
 
-use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 
-use crate::engines::Engine;
-use crate::lab::{self, App};
-use crate::registry::Registry;
+use serde_json::Value;
+
+use crate::engines::{Api, Engine};
+use crate::lab::{self, App, Cluster};
 use crate::run::{self, Run};
 
-const ARCHIVES: [&str; 2] = ["oci-archive", "docker-archive"];
+const ALL: [Engine; 4] = [
+    Engine::Containerd,
+    Engine::Overlay2,
+    Engine::Podman,
+    Engine::Rootless,
+];
 
-fn text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
-fn export(source: &str, out: &str, more: &[&str]) -> Run {
+/// `kindlift load` of the app's image, by one way.
+fn load(app: &App, engine: Engine, way: &str, cluster: &str) -> Run {
     let mut kindlift = lab::kindlift();
-    kindlift.args(["export", source, "-o", out]).args(more);
+    engine.point(&mut kindlift, Api::Unused);
+    kindlift
+        .env("KINDLIFT_EXPORT", way)
+        .args(["load", &app.tag("dev"), "--cluster", cluster])
+        .args(["--verbose", "--output", "json"]);
     run::run(&mut kindlift)
 }
 
-fn tool(name: &str, args: &[&str]) -> Run {
-    run::run(lab::program(name).args(args)).expect(0)
+/// Builds the app anew under the name that a kubelet reads.
+fn build(app: &App, engine: Engine) {
+    let name = match engine {
+        Engine::Containerd | Engine::Overlay2 => app.tag("dev"),
+        Engine::Podman | Engine::Rootless => app.on_node("dev"),
+    };
+    engine.build(app.folder(), &name);
 }
 
-/// An app whose image both of Docker's stores have, and its ID: only the classic one tells it.
-fn built(theme: &str) -> (App, String) {
-    let app = App::new(theme);
-    Engine::Overlay2.build(app.folder(), &app.tag("dev"));
-    let id = Engine::Overlay2.hex(&app.tag("dev"));
-    let saved = text(&app.path("saved.tar"));
-    let save = ["save", "--output", &saved, &app.tag("dev")];
-    run::run(Engine::Overlay2.command().args(save)).expect(0);
-    lab::docker(&["load", "--input", &saved]);
-    (app, id)
+fn sent(run: &Run) -> Vec<u64> {
+    let nodes = run.json()["images"][0]["nodes"].as_array().unwrap().clone();
+    let sent = nodes.iter().map(|node| node["bytes_sent"].as_u64());
+    sent.map(Option::unwrap).collect()
 }
 
-fn shell(script: &str) -> Run {
-    run::run(lab::program("sh").args(["-euc", script])).expect(0)
+/// Returns the names that an engine has of registries of kindlift's.
+fn left_in(engine: Engine) -> Vec<String> {
+    let format = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
+    let names = run::run(engine.command().args(format)).expect(0).stdout;
+    let ours = names.lines().filter(|name| name.contains("/kindlift/load"));
+    ours.map(str::to_owned).collect()
 }
 
-/// Has an engine load an archive, run it, and forget it.
-fn loads_and_runs(mut engine: impl FnMut() -> Command, archive: &str, image: &str) {
-    run::run(engine().args(["load", "--input", archive])).expect(0);
-    run::run(engine().args(["run", "--rm", "--network=none", image, "echo", "it runs"])).expect(0);
-    run::run(engine().args(["image", "rm", "--force", image])).expect(0);
+/// The ports that kindlift takes for this user.
+fn ports() -> std::ops::Range<u16> {
+    kindlift::push::ports()
 }
 
 #[test]
-fn every_archive_is_read_by_every_tool_and_is_the_same_each_time() {
-    let (app, id) = built("exported");
-    let image = app.tag("dev");
-    let mut made = Vec::new();
-    for format in ARCHIVES {
-        let paths = ["one.tar", "two.tar"].map(|name| text(&app.path(&format!("{format}-{name}"))));
-        for path in &paths {
-            export(&image, path, &["--format", format])
-                .expect(0)
-                .says(&format!("wrote {image} for linux/amd64 to {path}"));
-        }
-        let [one, two] = paths;
-        assert_eq!(std::fs::read(&one).unwrap(), std::fs::read(&two).unwrap());
-        made.push((format, one));
-    }
-    lab::docker(&["image", "rm", "--force", &image]);
-    Engine::Overlay2.forget(&app.name);
-    for (format, path) in made {
-        for engine in [Engine::Containerd, Engine::Overlay2, Engine::Podman] {
-            loads_and_runs(|| engine.command(), &path, &image);
-        }
-        let source = format!("{format}:{path}");
-        tool("skopeo", &["inspect", &source]);
-        let copied = text(&app.path(&format!("{format}.dir")));
-        tool(
-            "skopeo",
-            &[
-                "--insecure-policy",
-                "copy",
-                &source,
-                &format!("dir:{copied}"),
-            ],
+fn each_engine_pushes_only_what_is_missing() {
+    for engine in ALL {
+        let app = App::new("export");
+        app.random("base.bin", 8_000_000);
+        build(&app, engine);
+        let first = load(&app, engine, "push", "dev")
+            .expect(0)
+            .says(" push sha256:")
+            .never_says("saving");
+        let whole: Vec<u64> = sent(&first);
+        assert!(
+            whole.iter().all(|sent| *sent > 8_000_000),
+            "{engine:?} {whole:?}"
         );
-        tool("crane", &["validate", "--tarball", &path]);
-        tool("kind", &["load", "image-archive", &path, "--name", "dev"]);
+
+        for size in [1_000, 2_000_000] {
+            app.random("app.bin", size);
+            build(&app, engine);
+            let changed = load(&app, engine, "push", "dev")
+                .expect(0)
+                .never_says("saving");
+            let moved = sent(&changed);
+            let limit = size + 16_000;
+            assert!(
+                moved.iter().all(|sent| *sent < limit),
+                "{engine:?} {moved:?}"
+            );
+            lab::proven(&lab::dev(), &[app.on_node("dev")]);
+        }
+        // The same image, whichever way it comes.
+        let id = lab::proven(&lab::dev(), &[app.on_node("dev")]);
+        app.forget_on(&lab::dev());
+        load(&app, engine, "save", "dev")
+            .expect(0)
+            .says("saving sha256:");
         assert_eq!(
             lab::proven(&lab::dev(), &[app.on_node("dev")]),
-            format!("sha256:{id}")
+            id,
+            "{engine:?}"
         );
-        app.forget_on(&lab::dev());
-        let docker = lab::find_program("docker");
-        shell(&format!(
-            "{} exec -i dev-worker ctr -n k8s.io images import - <{path}",
-            docker.display()
-        ));
-        let shown = lab::crictl("dev-worker", &app.on_node("dev")).unwrap();
-        assert_eq!(shown.id, format!("sha256:{id}"));
-        app.forget_on(&lab::dev());
-        // And by us.
-        run::run(lab::kindlift().args(["load", &path, "--cluster", "dev"])).expect(0);
+        // What came by one way is known when the other asks.
+        app.random("app.bin", 1_000);
+        build(&app, engine);
+        load(&app, engine, "push", "dev").expect(0);
         lab::proven(&lab::dev(), &[app.on_node("dev")]);
-        app.forget_on(&lab::dev());
+
+        assert_eq!(left_in(engine), [""; 0], "{engine:?}");
+        engine.forget(&app.name);
+        engine.forget(&format!("docker.io/{}", app.name));
     }
 }
 
 #[test]
-fn a_layout_is_read_by_every_tool_and_replaced_as_a_whole() {
-    let (app, id) = built("layout");
-    let folder = text(&app.path("layout"));
-    let again = text(&app.path("again"));
-    export(&app.tag("dev"), &format!("{folder}/"), &[]).expect(0);
-    export(&app.tag("dev"), &again, &["--format", "oci"]).expect(0);
-    tool("diff", &["-r", &folder, &again]);
-
-    let tagged = format!("{folder}:dev");
-    tool("skopeo", &["inspect", &format!("oci:{tagged}")]);
-    tool("umoci", &["stat", "--image", &tagged]);
-    let bundle = text(&app.path("bundle"));
-    tool("umoci", &["unpack", "--image", &tagged, &bundle]);
-    assert!(app.path("bundle/rootfs/bin/busybox").exists());
-    run::run(
-        Engine::Podman
-            .command()
-            .args(["pull", &format!("oci:{tagged}")]),
-    )
-    .expect(0);
-    Engine::Podman.forget(&app.name);
-    let docker = lab::find_program("docker");
-    shell(&format!(
-        "tar -C {folder} -c . | {} exec -i dev-worker ctr -n k8s.io images import -",
-        docker.display()
-    ));
-    let shown = lab::crictl("dev-worker", &app.on_node("dev")).unwrap();
-    assert_eq!(shown.id, format!("sha256:{id}"));
-
-    // Another image in its place: nothing of the first is left.
-    let (other, _) = built("layout");
-    export(&other.tag("dev"), &folder, &[]).expect(0);
-    let fresh = text(&app.path("fresh"));
-    export(&other.tag("dev"), &fresh, &["--format", "oci"]).expect(0);
-    tool("diff", &["-r", &folder, &fresh]);
+fn only_the_node_that_lacks_it_gets_it() {
+    let cluster = Cluster::new("lacks", 1, &[]);
+    let app = App::new("lacks");
+    app.random("base.bin", 2_000_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    lab::exec(cluster.worker(), &["crictl", "rmi", &app.on_node("dev")]).expect(0);
+    let again = load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    let moved = sent(&again);
+    assert_eq!(moved[0], 0, "{again}");
+    assert!(moved[1] > 2_000_000, "{again}");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
 }
 
 #[test]
-fn a_layout_s_tags_choose_its_images() {
-    let (one, _) = built("tagged");
-    let (two, _) = built("tagged");
-    let folder = text(&one.path("layout"));
-    for (app, tag) in [(&one, "v1"), (&two, "v2")] {
-        let archive = text(&app.path("image.tar"));
-        export(&app.tag("dev"), &archive, &[]).expect(0);
-        let from = format!("oci-archive:{archive}");
-        let to = format!("oci:{folder}:{tag}");
-        tool("skopeo", &["--insecure-policy", "copy", &from, &to]);
-    }
-    let load = |args: &[&str]| {
-        let mut kindlift = lab::kindlift();
-        run::run(kindlift.arg("load").args(args).args(["--cluster", "dev"]))
-    };
-    load(&[&format!("oci:{folder}:v2")])
-        .expect(2)
-        .says("gives its image no name")
-        .says("--as NAME:TAG");
-    load(&[&format!("oci:{folder}:v2"), "--as", &two.tag("dev")]).expect(0);
-    let id = lab::proven(&lab::dev(), &[two.on_node("dev")]);
-    assert_eq!(
-        id,
-        format!("sha256:{}", Engine::Overlay2.hex(&two.tag("dev")))
+fn layers_that_others_brought_are_known_from_then_on() {
+    let cluster = Cluster::new("others", 0, &[]);
+    let app = App::new("others");
+    app.random("base.bin", 4_000_000);
+    build(&app, Engine::Containerd);
+    let mut kind = lab::program("kind");
+    kind.args([
+        "load",
+        "docker-image",
+        &app.tag("dev"),
+        "--name",
+        &cluster.name,
+    ]);
+    run::run(&mut kind).expect(0);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    let third = load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    assert!(sent(&third)[0] < 16_000, "{third}");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+}
+
+#[test]
+fn a_name_that_a_killed_push_left_goes_with_the_next() {
+    let app = App::new("swept");
+    build(&app, Engine::Containerd);
+    let port = ports().end - 1;
+    let left = format!("127.0.0.1:{port}/kindlift/load:now");
+    // Not one whose run lives: it holds its port.
+    let alive = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    lab::docker(&["tag", &app.tag("dev"), &left]);
+    load(&app, Engine::Containerd, "push", "dev").expect(0);
+    assert!(left_in(Engine::Containerd).contains(&left));
+    drop(alive);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", "dev").expect(0);
+    assert!(!left_in(Engine::Containerd).contains(&left));
+    // The user's own name is still there.
+    lab::docker(&["image", "inspect", &app.tag("dev")]);
+}
+
+#[test]
+fn where_no_port_is_free_the_image_is_saved() {
+    let app = App::new("ports");
+    build(&app, Engine::Containerd);
+    let taken: Vec<_> = ports()
+        .map(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+        .collect();
+    let run = load(&app, Engine::Containerd, "push", "dev").expect(0);
+    drop(taken);
+    run.says("saving instead: the ports ")
+        .says("saving sha256:");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+/// Sends a request to a port and returns the answer's first line.
+fn knock(port: u16, line: &str, header: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{header}\
+         Content-Length: 0\r\n\r\n"
     );
-    one.is_nowhere(&lab::dev());
-    load(&[&format!("oci:{folder}:v3"), "--as", &one.tag("dev")])
-        .expect(6)
-        .says("it has no image v3")
-        .says("it has v1, v2");
-    for app in [&one, &two] {
-        Engine::Overlay2.forget(&app.name);
-    }
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
 }
 
 #[test]
-fn from_wherever_it_is() {
-    let (app, id) = built("anywhere");
-    let registry = Registry::start();
-    let archive = text(&app.path("image.tar"));
-    export(&app.tag("dev"), &archive, &[]).expect(0);
-    let pushed = format!("{}/{}:v1", registry.host, lab::unique("anywhere"));
-    tool("crane", &["push", &archive, &pushed]);
-    run::run(Engine::Podman.command().args(["load", "--input", &archive])).expect(0);
-    tool(
-        "kind",
-        &["load", "image-archive", &archive, "--name", "dev"],
-    );
-    let folder = text(&app.path("layout"));
-    export(&archive, &folder, &["--format", "oci"]).expect(0);
-    let out = text(&app.path("out.tar"));
-    for source in [
-        app.tag("dev"),
-        format!("docker-daemon:{}", app.tag("dev")),
-        format!("containers-storage:{}", app.tag("dev")),
-        format!("docker://{pushed}"),
-        archive.clone(),
-        format!("oci-archive:{archive}:dev"),
-        format!("docker-archive:{archive}:{}", app.tag("dev")),
-        format!("oci:{folder}"),
-        folder,
-        format!("node:dev-worker/{}", app.tag("dev")),
-    ] {
-        for format in ["oci-archive", "docker-archive"] {
-            let run = export(&source, &out, &["--format", format, "--output", "json"]).expect(0);
-            let json = run.json();
-            assert_eq!(json["ok"], true, "{source}");
-            let export = &json["export"];
-            assert_eq!(export["config_digest"], format!("sha256:{id}"), "{source}");
-            assert_eq!(export["format"], format);
-            tool("crane", &["validate", "--tarball", &out]);
+fn a_stranger_on_this_machine_gets_nothing() {
+    let cluster = Cluster::new("stranger", 0, &[]);
+    let app = App::new("stranger");
+    app.random("app.bin", 60_000_000);
+    build(&app, Engine::Containerd);
+    let mut kindlift = lab::kindlift();
+    kindlift.args(["load", &app.tag("dev"), "--cluster", &cluster.name, "-v"]);
+    let mut running = run::start(&mut kindlift);
+    let mut port = 0;
+    running.wait_until("the registry listens", |running| {
+        let said = running.stderr();
+        let rest = said.split(" to 127.0.0.1:").nth(1);
+        port = rest
+            .map(|rest| {
+                rest.chars()
+                    .take_while(char::is_ascii_digit)
+                    .collect::<String>()
+            })
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or_default();
+        port != 0
+    });
+    // While the push goes on: the node takes nothing as long as it stands still.
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    lab::docker(&["pause", &cluster.nodes[0]]);
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let guess = "Authorization: Basic a2luZGxpZnQ6a2luZGxpZnQ=\r\n";
+    let mut answers = Vec::new();
+    for header in ["", guess] {
+        for line in [
+            "GET /v2/".to_owned(),
+            "GET /".to_owned(),
+            format!("HEAD /v2/kindlift/load/blobs/{digest}"),
+            "POST /v2/kindlift/load/blobs/uploads/".to_owned(),
+            format!("PUT /v2/kindlift/load/blobs/uploads/1?digest={digest}"),
+            "DELETE /v2/kindlift/load/blobs/uploads/1".to_owned(),
+            "PUT /v2/kindlift/load/manifests/now".to_owned(),
+        ] {
+            let answer = knock(port, &line, header);
+            answers.push((line, answer));
         }
     }
-    Engine::Podman.forget(&app.name);
-    Engine::Overlay2.forget(&app.name);
+    // Every other address of this machine: nothing listens there.
+    let address = lab::address(&cluster.nodes[0]);
+    let gateway = address.rsplit_once('.').unwrap().0.to_owned() + ".1";
+    let outside = TcpStream::connect((gateway.as_str(), port));
+    lab::docker(&["unpause", &cluster.nodes[0]]);
+    for (line, answer) in answers {
+        assert_eq!(answer.unwrap(), "HTTP/1.1 401 Unauthorized", "{line}");
+    }
+    let refused = outside.map(drop).unwrap_err().kind();
+    assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{gateway}");
+    // And the push has not taken note.
+    running.finish().expect(0);
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    // It is gone with the command.
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
 }
 
 #[test]
-fn through_pipes() {
-    let (app, _) = built("piped");
-    let kindlift = env!("CARGO_BIN_EXE_kindlift");
-    let (image, docker) = (app.tag("dev"), lab::find_program("docker"));
-    let docker = docker.display();
-    shell(&format!(
-        "{kindlift} export {image} -v -o - 2>{0}/said | {kindlift} export - -o {0}/copy.tar\n\
-         {kindlift} export {image} -o {0}/image.tar\n\
-         cmp {0}/copy.tar {0}/image.tar\n\
-         grep -q 'spooling the archive to a temporary file' {0}/said\n\
-         {docker} image rm --force {image} >&2\n\
-         {kindlift} export {0}/image.tar -o - --format docker-archive | {docker} load",
-        app.folder().display()
-    ));
-    tool(
-        "docker",
-        &["run", "--rm", "--network=none", &image, "echo", "it runs"],
-    );
-    // A device is written to, and not replaced.
-    export(&image, "/dev/null", &[]).expect(0);
-    let null = std::fs::metadata("/dev/null").unwrap();
-    assert!(null.file_type().is_char_device());
-    export(&image, "-", &["--output", "json"])
-        .expect(2)
-        .says("stdout takes the image or the document, not both");
-    export(&image, "-", &["--format", "oci"])
-        .expect(2)
-        .says("a folder cannot be written to a pipe");
-    // A reader that goes away.
+fn a_push_that_falls_silent_is_given_up() {
+    let cluster = Cluster::new("quiet", 0, &[]);
+    let before = cluster.state();
+    let app = App::new("quiet");
+    // More large layers than flow at the same time: those that wait are no sign of life.
+    let layers: Vec<String> = (0..5).map(|n| format!("layer{n}")).collect();
+    let copies: String = layers.iter().map(|l| format!("COPY {l} /\n")).collect();
+    layers
+        .iter()
+        .for_each(|layer| app.random(layer, 20_000_000));
+    app.dockerfile(&format!("FROM scratch\n{copies}"));
+    build(&app, Engine::Podman);
     let mut kindlift = lab::kindlift();
+    Engine::Podman.point(&mut kindlift, Api::Unused);
     kindlift
-        .args(["export", &image, "-o", "-"])
-        .stdout(Stdio::piped());
-    let mut child = kindlift.spawn().unwrap();
-    drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    Engine::Overlay2.forget(&app.name);
+        .args(["load", &app.tag("dev"), "--cluster", &cluster.name])
+        .args(["--silence-timeout", "2"]);
+    let running = run::start(&mut kindlift);
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    let podman = pushing(&app);
+    signal(podman, rustix::process::Signal::STOP);
+    let run = running.finish();
+    run.expect(6)
+        .says("error: the push has said nothing for 2 s")
+        .says("--silence-timeout");
+    app.is_nowhere(&cluster.nodes);
+    assert_eq!(cluster.state(), before);
+    Engine::Podman.forget(&format!("docker.io/{}", app.name));
 }
 
 #[test]
-fn one_platform_and_no_other() {
-    let registry = Registry::start();
-    let app = App::new("export-platforms");
-    let theme = lab::unique("export");
-    let amd = registry.image(
-        &format!("{theme}:amd"),
-        "linux/amd64",
-        &registry.layer("amd"),
-    );
-    let arm = registry.image(
-        &format!("{theme}:arm"),
-        "linux/arm64",
-        &registry.layer("arm"),
-    );
-    let index = format!(
-        "docker://{}",
-        registry.index(&format!("{theme}:all"), &[&amd, &arm])
-    );
-    let out = text(&app.path("out.tar"));
-    export(&index, &out, &[]).expect(0).says("for linux/amd64");
-    export(&index, &out, &["--platform", "linux/arm64"]).expect(0);
-    let kept = std::fs::read(&out).unwrap();
-    let source = format!("oci-archive:{out}");
-    let shown = tool("skopeo", &["inspect", "--config", &source]).json();
-    assert_eq!(shown["architecture"], "arm64");
-    for (platform, says) in [
-        (
-            Some("linux/s390x"),
-            "no manifest for linux/s390x (it has: linux/amd64, linux/arm64)",
-        ),
-        (Some("windows/amd64"), "no manifest for windows/amd64"),
-    ] {
-        let more: Vec<&str> = platform.iter().flat_map(|p| ["--platform", p]).collect();
-        export(&index, &out, &more).expect(6).says(says);
-    }
-    export(&format!("docker://{arm}"), &out, &[])
-        .expect(6)
-        .says("no manifest for linux/amd64 (it has: linux/arm64)")
-        .says("hint: say which with --platform");
-    // What was there is there.
-    assert_eq!(std::fs::read(&out).unwrap(), kept);
-    let image = format!("kindlift-test/{theme}:dev");
-    Engine::Containerd.build(app.folder(), &app.tag("dev"));
-    export(
-        &app.tag("dev"),
-        &out,
-        &["--platform", "linux/arm64", "--as", &image],
-    )
-    .expect(6);
-    assert_eq!(std::fs::read(&out).unwrap(), kept);
+fn an_engine_that_dies_in_the_middle_is_replaced_by_a_save() {
+    let cluster = Cluster::new("dies", 0, &[]);
+    let app = App::new("dies");
+    app.random("app.bin", 60_000_000);
+    build(&app, Engine::Podman);
+    let mut kindlift = lab::kindlift();
+    Engine::Podman.point(&mut kindlift, Api::Unused);
+    kindlift.args(["load", &app.tag("dev"), "--cluster", &cluster.name, "-v"]);
+    let running = run::start(&mut kindlift);
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    signal(pushing(&app), rustix::process::Signal::KILL);
+    running
+        .finish()
+        .expect(0)
+        .says("saving instead: `podman push ")
+        .never_says("error");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    assert_eq!(lab::leases(&cluster.nodes[0]), [].into());
+    Engine::Podman.forget(&format!("docker.io/{}", app.name));
+}
+
+/// Finds the podman that pushes an app's image.
+fn pushing(app: &App) -> i32 {
+    let id = Engine::Podman.hex(&app.tag("dev"));
+    let mut found = None;
+    run::wait_until("podman pushes", std::time::Duration::from_secs(10), || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        found = processes.flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (line.contains("podman") && line.contains(" push ") && line.contains(&id))
+                .then_some(pid)
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 #[test]
-fn nothing_half_done_is_left() {
-    let (app, _) = built("broken-export");
-    let archive = text(&app.path("image.tar"));
-    export(&app.tag("dev"), &archive, &["--format", "docker-archive"]).expect(0);
-    // One byte of the random file, which is in a layer that is stored as it is.
-    let needle = std::fs::read(app.path("base.bin")).unwrap();
-    let mut bytes = std::fs::read(&archive).unwrap();
-    let found = bytes.windows(64).position(|window| window == &needle[..64]);
-    let at = found.expect("the layer is stored uncompressed");
-    bytes[at] ^= 1;
-    std::fs::write(&archive, bytes).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let inside = |name: &str| text(&folder.path().join(name));
-    for format in ["oci-archive", "docker-archive", "oci"] {
-        export(&archive, &inside(format), &["--format", format])
-            .expect(6)
-            .says("is not what its digest says");
-    }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-
-    // Targets that are none, each told before any work is done.
-    std::fs::write(inside("file"), "kept").unwrap();
-    std::fs::create_dir(inside("folder")).unwrap();
-    std::fs::write(inside("folder/mine"), "kept").unwrap();
-    for (out, more, says) in [
-        (
-            "folder",
-            &[][..],
-            "other things in it than an OCI layout: mine",
-        ),
-        ("folder", &["--format", "oci-archive"][..], "is a folder"),
-        ("file", &["--format", "oci"][..], "is no folder"),
-        ("gone/file.tar", &[][..], "cannot write"),
-    ] {
-        export(&app.tag("dev"), &inside(out), more)
-            .expect(2)
-            .says(says);
-    }
-    assert_eq!(std::fs::read(inside("file")).unwrap(), b"kept");
-    assert_eq!(std::fs::read(inside("folder/mine")).unwrap(), b"kept");
-    let left = std::fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(left, 2);
-    // A link's target is replaced, and the link stays.
-    std::os::unix::fs::symlink("file", folder.path().join("link")).unwrap();
-    export(&app.tag("dev"), &inside("link"), &[]).expect(0);
-    assert!(
-        std::fs::symlink_metadata(inside("link"))
-            .unwrap()
-            .is_symlink()
-    );
-    assert!(std::fs::metadata(inside("file")).unwrap().len() > 1000);
-    Engine::Overlay2.forget(&app.name);
-}
-
-#[test]
-fn names() {
-    let (app, _) = built("named");
-    let out = text(&app.path("out.tar"));
-    let id = Engine::Containerd.hex(&app.tag("dev"));
-    lab::docker(&["save", "--output", &out, &format!("sha256:{id}")]);
-    let again = text(&app.path("again.tar"));
-    export(&out, &again, &[]).expect(2).says("--as NAME:TAG");
-    export(&out, &again, &["--as", &app.tag("mine")]).expect(0);
-    run::run(lab::kindlift().args(["load", &again, "--cluster", "dev"])).expect(0);
-    lab::proven(&lab::dev(), &[app.on_node("mine")]);
-    export("no-such/image:1", &again, &[])
-        .expect(6)
-        .says("has no image no-such/image:1");
-    let registry = Registry::start();
-    let theme = lab::unique("named");
-    let image = registry.image(&format!("{theme}:v1"), "linux/amd64", &registry.layer("x"));
-    let digest = crate::registry::crane(&["digest", &image]);
-    let pinned = format!("docker://{}/{theme}@{}", registry.host, digest.trim());
-    export(&pinned, &again, &[]).expect(2).says("--as NAME:TAG");
-    export(&pinned, &again, &["--as", "x:1"]).expect(0);
-    Engine::Overlay2.forget(&app.name);
+fn an_unknown_way_is_a_usage_error() {
+    let app = App::new("way");
+    build(&app, Engine::Containerd);
+    let run = load(&app, Engine::Containerd, "carry", "dev").expect(2);
+    let document: Value = run.json();
+    assert_eq!(document["error"]["message"], "KINDLIFT_EXPORT is \"carry\"");
+    app.is_nowhere(&lab::dev());
 }

@@ -4,21 +4,29 @@
 //! See tests/lab/README.md for how to bring the lab up.
 
 mod engines;
+#[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/pair.rs"]
+mod pair;
 mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
+mod builder;
 mod by_hand;
 mod choose;
+mod conditions;
 mod contexts;
 mod export;
 mod from_node;
 mod from_registry;
+mod hosting;
+mod into_file;
 mod loader;
 mod matrix;
 mod memory;
 mod output;
+mod overtaken;
 mod peers;
 mod prune;
 mod push;
@@ -28,3 +36,4 @@ mod sources;
 mod tilt;
 mod trouble;
 mod versions;
+mod watch;

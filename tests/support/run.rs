@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -141,21 +141,27 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Returns what it has written to stderr until now.
-    pub fn stderr(&self) -> String {
-        self.stderr.text()
-    }
-
     /// Returns what it has written to stdout until now.
     pub fn stdout(&self) -> String {
         self.stdout.text()
+    }
+
+    /// Tells whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Returns what it has written to stderr until now.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
     }
 
     /// Waits until something holds; the command must be running all the while.
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         while !holds(self) {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if self.has_ended() {
+                let status = self.child.wait().unwrap();
                 panic!(
                     "it ended ({status}) before {what}:\n{}",
                     self.collect(status)
@@ -164,30 +170,23 @@ impl Running {
             if Instant::now() > self.deadline {
                 self.give_up(what);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    /// Returns what it left, if it has ended.
-    #[track_caller]
-    pub fn ended(&mut self) -> Option<Run> {
-        if let Some(status) = self.child.try_wait().unwrap() {
-            return Some(self.collect(status));
-        }
-        if Instant::now() > self.deadline {
-            self.give_up("its end");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-        None
+        // It has come this far: for the next step it has as long again.
+        self.deadline = Instant::now() + DEADLINE;
     }
 
     /// Waits for its end.
     #[track_caller]
     pub fn finish(mut self) -> Run {
         loop {
-            if let Some(run) = self.ended() {
-                return run;
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return self.collect(status);
             }
+            if Instant::now() > self.deadline {
+                self.give_up("its end");
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -220,8 +219,8 @@ impl Running {
             code: status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
         }
     }
 }
@@ -234,6 +233,11 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Tells something although the test may succeed, when cargo hides what tests print.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Waits until something holds, at most for the deadline.
