@@ -10,31 +10,35 @@ use kindlift::job::Job;
 use kindlift::report::Outcome;
 use kindlift::run::{self, LoadRequest};
 
-use super::{EngineArg, Place};
+use super::{EngineArg, Place, Registry};
 
-/// Load images that an engine or an archive has into every node, and prove them with crictl
+/// What stands for an image on the command line.
+pub(super) const SOURCES: &str = "NAME, docker-daemon:NAME, containers-storage:NAME, \
+    docker://NAME (in its registry), oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], \
+    oci:FOLDER[:NAME], node:NODE/NAME, ./FILE.tar, or - for an archive on stdin";
+
+/// Load images that are built already into every node, and prove them with crictl
 ///
 /// Without arguments, under Skaffold or Tilt: the image that the environment names, under every
 /// name that `build` would give it. So any builder can be followed by `exec kindlift load`.
 #[derive(Args)]
 pub struct Load {
-    /// The images: NAME, docker-daemon:NAME, containers-storage:NAME, docker://NAME (pulled where
-    /// the engine does not have it), oci-archive:FILE[:NAME], docker-archive:FILE[:NAME],
-    /// oci:FOLDER[:NAME], ./FILE.tar, or - for an archive on stdin
-    #[arg(value_name = "IMAGE")]
+    #[arg(value_name = "IMAGE", help = format!("The images: {SOURCES}"))]
     images: Vec<String>,
     /// Load the image under this name instead of its own
     #[arg(long = "as", value_name = "NAME[:TAG]")]
     rename: Option<String>,
-    /// Load this platform of an archive [default: the nodes']
+    /// Load this platform of several [default: the nodes']
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = super::platform)]
     platform: Option<Platform>,
     /// Load every image that these Kubernetes manifests name and the engine has (- for stdin)
     #[arg(long, value_name = "FILE|-")]
     from: Vec<String>,
-    /// Pull what the engine does not have
+    /// Let the engine pull what it does not have
     #[arg(long)]
     pull: bool,
+    #[command(flatten)]
+    registry: Registry,
     #[command(flatten)]
     engine: EngineArg,
     #[command(flatten)]
@@ -50,6 +54,7 @@ impl Load {
             platform: self.platform.clone(),
             from: self.from.clone(),
             pull: self.pull,
+            plain_http: self.registry.plain_http,
             ref_files: Vec::new(),
             engine: self.engine.kind(),
             place: self.place.resolve(),

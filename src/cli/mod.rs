@@ -2,6 +2,7 @@
 
 mod build;
 mod doctor;
+mod export;
 mod images;
 mod lint;
 mod prune;
@@ -19,7 +20,7 @@ use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::doctor::Diagnosis;
-use kindlift::run::{self as library, Pruning, Where};
+use kindlift::run::{self as library, Exported, Pruning, Where};
 use serde::Serialize;
 
 /// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
@@ -43,6 +44,7 @@ enum Command {
     Load(images::Load),
     Ensure(images::Ensure),
     Verify(images::Verify),
+    Export(export::Export),
     Prune(prune::Prune),
     Lint(lint::Lint),
     Doctor(doctor::Doctor),
@@ -53,6 +55,7 @@ enum Command {
 #[serde(untagged)]
 enum Answer {
     Images { images: Vec<Outcome> },
+    Exported { export: Exported },
     Pruned(Pruning),
     Linted(library::Lint),
     Found(Diagnosis),
@@ -79,6 +82,7 @@ impl Answer {
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
+            Self::Exported { export } => report::exported(export),
             Self::Pruned(pruning) => report::pruning(pruning),
         }
     }
@@ -147,6 +151,14 @@ impl EngineArg {
             EngineName::Podman => EngineKind::Podman,
         })
     }
+}
+
+/// How to read registries.
+#[derive(Args)]
+struct Registry {
+    /// Read docker:// images without TLS; one of this host's loopback may do without it anyway
+    #[arg(long)]
+    plain_http: bool,
 }
 
 /// Where to load.
@@ -270,6 +282,14 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
             }
             Command::Ensure(args) => images(args.run(&job).await?),
             Command::Verify(args) => images(args.run(&job).await?),
+            Command::Export(args) => {
+                if args.to_stdout() && cli.global.output == Output::Json {
+                    let error = Error::usage("stdout takes the image or the document, not both");
+                    return Err(error.hint("name a file with -o").into());
+                }
+                let export = args.run(&job).await?;
+                Ok(Answer::Exported { export })
+            }
             Command::Lint(args) => Ok(Answer::Linted(args.run(&job).await?)),
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
             Command::Doctor(args) => Ok(Answer::Found(args.run(&job).await?)),

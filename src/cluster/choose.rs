@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures_util::stream::{FuturesOrdered, StreamExt};
 
 use super::kubeconfig::Context;
-use super::{Cluster, Provider, ProviderKind};
+use super::{Cluster, Node, Provider, ProviderKind};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -75,6 +75,51 @@ pub async fn survey(env: &Env) -> Result<(Vec<Cluster>, Vec<(String, Error)>)> {
         }
     }
     Ok((found, failures))
+}
+
+/// Finds a node by its container's name, in whatever cluster.
+///
+/// # Errors
+/// Cluster error, if there is none, or it does not run; or there are two.
+pub async fn node(name: &str, env: &Env) -> Result<Node> {
+    let places = places(env)?;
+    let mut looks = looks(&places);
+    let mut found: Vec<Cluster> = Vec::new();
+    let mut failures = Vec::new();
+    while let Some((place, answer)) = looks.next().await {
+        match answer {
+            Ok(clusters) => add(&mut found, clusters),
+            Err(e) => failures.push((place, e)),
+        }
+    }
+    let mut having = found
+        .iter()
+        .filter(|cluster| cluster.nodes.iter().any(|node| node.name == name));
+    match (having.next(), having.next()) {
+        (Some(cluster), None) => {
+            let mut nodes = cluster.select(&[name.to_owned()])?;
+            Ok(nodes.remove(0))
+        }
+        (Some(one), Some(other)) => Err(no_cluster(format!(
+            "there are two nodes {name}: under {} and under {}",
+            one.provider.endpoint(),
+            other.provider.endpoint()
+        ))
+        .hint("say which with KIND_EXPERIMENTAL_PROVIDER or KINDLIFT_NODES_DOCKER_HOST")),
+        (None, _) => {
+            let nodes: Vec<&str> = found
+                .iter()
+                .flat_map(|cluster| &cluster.nodes)
+                .map(|node| node.name.as_str())
+                .collect();
+            let hint = match nodes.is_empty() {
+                true => "there is no Kind cluster".to_owned(),
+                false => format!("there is {}", nodes.join(", ")),
+            };
+            let error = no_cluster(format!("no Kind cluster has a node {name}")).hint(hint);
+            Err(tell_failures(error, &failures))
+        }
+    }
 }
 
 /// Returns the places where clusters may be, in Kind's own order.

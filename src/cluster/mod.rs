@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use choose::{Wanted, choose, pick, survey};
+pub use choose::{Wanted, choose, node, pick, survey};
 pub use exec::{End, Ended, Exec, Input, Output};
 pub use provider::{Provider, ProviderKind};
 

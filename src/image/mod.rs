@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod choose;
+pub mod pack;
 pub mod platform;
 mod validate;
 

@@ -11,7 +11,7 @@ use super::{content, inventory, name};
 use crate::engine::ImageRecord;
 use crate::error::Result;
 use crate::image::choose::{self, Chooser};
-use crate::image::{Digest, Image, MAX_MANIFEST};
+use crate::image::{Digest, Image, MAX_MANIFEST, Platform, refused};
 
 /// What stands behind a name on a node.
 #[derive(Debug)]
@@ -95,6 +95,25 @@ pub fn matches(image: &Image, record: &ImageRecord) -> Option<bool> {
     }
 }
 
+/// Finds the image of a name, unpacked or not: for a platform, or, if none is asked for, what the
+/// node runs or the only one that is there.
+///
+/// # Errors
+/// Image error, if it is damaged or not for that platform; else a call's failure.
+pub async fn image(
+    session: &Session,
+    name: &str,
+    platform: Option<&Platform>,
+) -> Result<Option<Image>> {
+    let record = name::get(session, name).await?;
+    let Some(target) = record.and_then(|record| record.target) else {
+        return Ok(None);
+    };
+    choose(session, &target.digest, &target.media_type, platform)
+        .await?
+        .map(Some)
+}
+
 /// Reads manifest and config; the inner error says what is missing or does not agree.
 ///
 /// # Errors
@@ -104,28 +123,44 @@ pub async fn read(
     digest: &str,
     media_type: &str,
 ) -> Result<Result<Image, String>> {
+    let chosen = choose(session, digest, media_type, None).await?;
+    Ok(chosen.map_err(|why| why.to_string()))
+}
+
+/// Chooses an image below a document; the inner error says what is missing or does not agree.
+async fn choose(
+    session: &Session,
+    digest: &str,
+    media_type: &str,
+    platform: Option<&Platform>,
+) -> Result<Result<Image>> {
     let Some(root) = blob(session, digest, MAX_MANIFEST).await? else {
-        return Ok(Err(format!("its manifest {digest} is not there")));
+        return Ok(Err(refused(format!("its manifest {digest} is not there"))));
     };
-    // Somebody may have loaded an image for a foreign platform on purpose.
-    let platform = &session.facts().platform;
+    let own = &session.facts().platform;
     let mut chooser = match choose::describe(&root, media_type) {
-        Ok(descriptor) => Chooser::new(&[descriptor], platform),
-        Err(why) => return Ok(Err(why.to_string())),
+        Ok(descriptor) => Chooser::new(&[descriptor], platform.unwrap_or(own)),
+        Err(why) => return Ok(Err(why)),
     };
     let mut root = Some(root);
     loop {
         let want = match chooser.want() {
             Ok(Some(want)) => want,
-            Ok(None) => return Ok(chooser.finish_with_any().map_err(|why| why.to_string())),
-            Err(why) => return Ok(Err(why.to_string())),
+            Ok(None) => {
+                return Ok(match platform {
+                    Some(_) => chooser.finish(),
+                    // Somebody may have loaded an image for a foreign platform on purpose.
+                    None => chooser.finish_with_any(),
+                });
+            }
+            Err(why) => return Ok(Err(why)),
         };
         let document = match root.take() {
             Some(root) => Some(root),
             None => blob(session, want.descriptor.digest().as_ref(), want.limit).await?,
         };
         if let Err(why) = chooser.give(document) {
-            return Ok(Err(why.to_string()));
+            return Ok(Err(why));
         }
     }
 }

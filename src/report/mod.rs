@@ -20,7 +20,7 @@ pub use json::document;
 pub use linted::linting;
 pub use pruned::pruning;
 pub(crate) use text::size;
-pub use text::{Text, Verbosity, error, summary};
+pub use text::{Text, Verbosity, error, exported, summary};
 pub use timeline::timings;
 
 use crate::image::{Digest, ImageId, Platform};

@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::{Event, NodeResult, Outcome, Report};
 use crate::error::Error;
+use crate::reference::Reference;
+use crate::run::Exported;
 
 /// The longest line that is passed on, in bytes; longer ones are broken.
 const MAX_LINE: usize = 16 * 1024;
@@ -183,6 +185,18 @@ fn summary_line(outcome: &Outcome, seconds: f64) -> String {
         outcome.cluster,
         size(sent)
     )
+}
+
+/// Tells what was exported, in one line.
+pub fn exported(export: &Exported) {
+    let name = export.refs.first().map(Reference::familiar);
+    line(&format!(
+        "wrote {} for {} to {}: {}",
+        name.unwrap_or_default(),
+        export.platform,
+        export.output.display(),
+        size(export.bytes)
+    ));
 }
 
 /// Writes a size the way people say it, in decimal units.

@@ -301,7 +301,8 @@ pub(super) fn not_there(engine: &Engine, name: &Reference) -> Error {
         format!("{} has no image {}", engine.describe(), name.familiar()),
     )
     .hint(format!(
-        "build it first, name another engine with --engine, or pull it: `kindlift load docker://{}`",
+        "build it first, name another engine with --engine, or read it from its registry: \
+         docker://{}",
         name.familiar()
     ))
 }

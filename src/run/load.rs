@@ -1,31 +1,26 @@
-//! `load`: images that are built already, from an engine, an archive or a folder.
+//! `load`: images that are built already, from wherever they are.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
+use super::fetch::{self, Fetched, Wanted};
 use super::{LoadRequest, allow, find, manifests, refuse_shadow, warn_about_latest};
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, EngineKind, ImageRecord};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::archive::Archive;
-use crate::image::{Image, Platform};
 use crate::job::Job;
 use crate::load::{self as transaction, Load};
 use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
-use crate::source::Source;
 use crate::source::spec::Spec;
-use crate::source::spool::unlinked_file;
 
 /// One image that is asked for.
 enum Subject {
     Engine(InEngine),
-    File {
+    Elsewhere {
         text: String,
         spec: Spec,
         rename: Option<Reference>,
@@ -46,10 +41,10 @@ struct InEngine {
 /// An image that was found.
 enum Found {
     Engine(Box<InEngine>, ImageRecord),
-    File(Load),
+    Elsewhere(Load),
 }
 
-/// Finds images in engines, archives and folders, and loads them into every node.
+/// Finds images in engines, archives, folders, registries and nodes, and loads them into every node.
 ///
 /// # Errors
 /// Image error, if an image is not there, broken or foreign; else of the kind of the step that
@@ -102,7 +97,7 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
                 };
                 deliver(job, engine, &to, &mut delivery, &mut clock).await?
             }
-            Found::File(load) => {
+            Found::Elsewhere(load) => {
                 transaction::load(job, &cluster, &sessions, &load, &mut clock).await?
             }
         });
@@ -123,15 +118,15 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
     let mut subjects = Vec::new();
     for text in &request.images {
         subjects.push(match Spec::parse(text)? {
-            Spec::Engine { engine, name, pull } => Subject::Engine(InEngine {
+            Spec::Engine { engine, name } => Subject::Engine(InEngine {
                 engine: engine.or(request.engine),
                 name,
                 naming: Naming::AsAsked,
                 rename: rename.clone(),
-                pull: pull || request.pull,
+                pull: request.pull,
                 optional: false,
             }),
-            spec => Subject::File {
+            spec => Subject::Elsewhere {
                 text: text.clone(),
                 spec,
                 rename: rename.clone(),
@@ -161,15 +156,15 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<Subject>> {
         .iter()
         .any(|subject| matches!(subject, Subject::Engine(_)));
     if request.platform.is_some() && any_in_engine {
-        return Err(
-            Error::usage("--platform picks from an archive, not from an engine")
-                .hint("build or pull the image for that platform instead"),
-        );
+        return Err(Error::usage(
+            "--platform picks from an archive or a registry, not from an engine",
+        )
+        .hint("build or pull the image for that platform instead"));
     }
     let mut seen = HashSet::new();
     subjects.retain(|subject| match subject {
         Subject::Engine(subject) => seen.insert(subject.name.clone()),
-        Subject::File { .. } => true,
+        Subject::Elsewhere { .. } => true,
     });
     Ok(subjects)
 }
@@ -234,12 +229,8 @@ async fn look_up(
                 .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
             Ok(Some(Found::Engine(Box::new(subject), record)))
         }
-        Subject::File { text, spec, rename } => {
-            let platform = match &request.platform {
-                Some(platform) => platform.clone(),
-                None => transaction::platform(sessions)?,
-            };
-            let load = in_file(job, spec, rename, platform)
+        Subject::Elsewhere { text, spec, rename } => {
+            let load = elsewhere(job, request, spec, rename, sessions)
                 .await
                 .map_err(|e| e.within(format!("{text} is refused")))?;
             allow(sessions, &load.image.platform, &request.place)
@@ -247,7 +238,7 @@ async fn look_up(
             load.names
                 .iter()
                 .for_each(|name| warn_about_latest(job, name));
-            Ok(Some(Found::File(load)))
+            Ok(Some(Found::Elsewhere(load)))
         }
     }
 }
@@ -276,67 +267,35 @@ async fn in_engine(
     job.cancel.unless(engine.inspect(&name)).await
 }
 
-/// Reads an image out of an archive or a folder, where it is; out of stdin by way of a file
-/// without a name, because an archive's manifest may come last.
-async fn in_file(
+/// Looks an image up that no engine has.
+async fn elsewhere(
     job: &Job,
+    request: &LoadRequest,
     spec: Spec,
     rename: Option<Reference>,
-    platform: Platform,
+    sessions: &[Arc<Session>],
 ) -> Result<Load> {
     let found = SystemTime::now();
-    let spool = match &spec {
-        Spec::Stdin => {
-            job.step(|| "spooling stdin to a temporary file".to_owned());
-            Some(unlinked_file(&job.env)?)
-        }
-        _ => None,
+    let wanted = Wanted {
+        platform: request.platform.as_ref(),
+        own: || transaction::platform(sessions),
+        plain_http: request.plain_http,
+        sessions,
     };
-    let reading = tokio::task::spawn_blocking(move || {
-        let (archive, chosen) = open(&spec, spool)?;
-        let (image, blobs) = archive.read(chosen.as_ref(), &platform)?;
-        let names = match (rename, chosen) {
-            (Some(name), _) | (None, Some(name)) => vec![name],
-            (None, None) => archive.names(None)?,
-        };
-        Ok((image, blobs, names))
-    });
-    let read = async {
-        reading
-            .await
-            .map_err(|e| Error::new(ErrorKind::Internal, "reading was cut off").because(e))?
-    };
-    let (image, blobs, names): (Image, _, Vec<Reference>) = job.cancel.unless(read).await?;
+    let Fetched {
+        image,
+        source,
+        names,
+    } = fetch::fetch(job, spec, wanted).await?;
+    let names = rename.map_or(names, |name| vec![name]);
     let Some(first) = names.first() else {
-        return Err(Error::usage("the archive gives its image no name")
-            .hint("say what to call it: --as NAME:TAG"));
+        return Err(fetch::nameless());
     };
     Ok(Load {
         title: first.familiar(),
-        image: Arc::new(image),
-        source: Arc::new(blobs) as Arc<dyn Source>,
+        image,
+        source,
         names,
         found,
     })
-}
-
-fn open(spec: &Spec, spool: Option<File>) -> Result<(Archive, Option<Reference>)> {
-    let unreadable = |path: &Path, e: std::io::Error| {
-        Error::new(ErrorKind::Image, format!("cannot open {}", path.display())).because(e)
-    };
-    match (spec, spool) {
-        (Spec::Archive { path, image }, _) => {
-            let file = File::open(path).map_err(|e| unreadable(path, e))?;
-            Ok((Archive::tar(Arc::new(file))?, image.clone()))
-        }
-        (Spec::Folder { path, image }, _) => Ok((Archive::folder(path)?, image.clone())),
-        (Spec::Stdin, Some(mut file)) => {
-            std::io::copy(&mut std::io::stdin().lock(), &mut file)
-                .map_err(|e| unreadable(Path::new("stdin"), e))?;
-            Ok((Archive::tar(Arc::new(file))?, None))
-        }
-        (Spec::Engine { .. }, _) | (Spec::Stdin, None) => {
-            Err(Error::new(ErrorKind::Internal, "this source is no file"))
-        }
-    }
 }

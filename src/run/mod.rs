@@ -4,6 +4,8 @@ mod build;
 mod check;
 mod deliver;
 pub mod doctor;
+mod export;
+mod fetch;
 mod lint;
 mod load;
 mod manifests;
@@ -28,6 +30,7 @@ use std::sync::Arc;
 
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
+pub use export::{ExportRequest, Exported, Target, export};
 pub use lint::{Finding, Lint, LintRequest, Problem, lint};
 pub use load::load;
 pub use prune::{PruneRequest, Pruned, Pruning, Verdict, prune};
@@ -54,12 +57,14 @@ pub struct LoadRequest {
     pub images: Vec<String>,
     /// The name to load under, instead of the image's own.
     pub rename: Option<String>,
-    /// Which of an archive's platforms to load; the nodes', if not given.
+    /// Which of an image's platforms to load; the nodes', if not given.
     pub platform: Option<Platform>,
     /// Manifests whose images to load: a path, or `-` for stdin.
     pub from: Vec<String>,
     /// Pull what the engine does not have.
     pub pull: bool,
+    /// Whether registries are read without TLS.
+    pub plain_http: bool,
     /// Files that hold the name of an image, as `build --ref-file` writes them.
     pub ref_files: Vec<PathBuf>,
     /// `--engine`.

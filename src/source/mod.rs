@@ -1,5 +1,7 @@
 //! Where an image's bytes come from: random-access blobs, whatever stands behind them.
 
+pub mod node;
+pub mod registry;
 pub mod spec;
 pub mod spool;
 

@@ -15,22 +15,29 @@ pub enum Spec {
         engine: Option<EngineKind>,
         /// Its name.
         name: Reference,
-        /// Whether to pull it if the engine does not have it.
-        pull: bool,
+    },
+    /// In a registry.
+    Registry(Reference),
+    /// On a node.
+    Node {
+        /// The node's name.
+        node: String,
+        /// Its name there.
+        name: Reference,
     },
     /// In an archive file.
     Archive {
         /// The file.
         path: PathBuf,
-        /// Which of its images.
-        image: Option<Reference>,
+        /// Which of its images: a name or, in a layout, a tag.
+        image: Option<String>,
     },
     /// In a folder with an OCI layout.
     Folder {
         /// The folder.
         path: PathBuf,
-        /// Which of its images.
-        image: Option<Reference>,
+        /// Which of its images: a name or, in a layout, a tag.
+        image: Option<String>,
     },
     /// In an archive that comes on stdin.
     Stdin,
@@ -38,8 +45,8 @@ pub enum Spec {
 
 /// The transports, for messages.
 const KNOWN: &str = "docker-daemon:NAME, containers-storage:NAME, docker://NAME, \
-    oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], oci:FOLDER[:NAME], - (stdin), or a bare \
-    name or path (./image.tar)";
+    oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], oci:FOLDER[:NAME], node:NODE/NAME, - \
+    (stdin), or a bare name or path (./image.tar)";
 
 impl Spec {
     /// Reads what a user wrote.
@@ -47,21 +54,21 @@ impl Spec {
     /// # Errors
     /// Usage error, naming the transports.
     pub fn parse(text: &str) -> Result<Self> {
-        let engine = |engine, name: &str, pull| {
+        let engine = |engine, name: &str| {
             let name = Reference::parse(name)?;
-            Ok(Self::Engine { engine, name, pull })
+            Ok(Self::Engine { engine, name })
         };
         if text == "-" {
             return Ok(Self::Stdin);
         }
         if let Some(name) = text.strip_prefix("docker://") {
-            return engine(None, name, true);
+            return Ok(Self::Registry(Reference::parse(name)?));
         }
         if let Some(name) = text.strip_prefix("docker-daemon:") {
-            return engine(Some(EngineKind::Docker), name, false);
+            return engine(Some(EngineKind::Docker), name);
         }
         if let Some(name) = text.strip_prefix("containers-storage:") {
-            return engine(Some(EngineKind::Podman), name, false);
+            return engine(Some(EngineKind::Podman), name);
         }
         for transport in ["oci-archive:", "docker-archive:"] {
             if let Some(rest) = text.strip_prefix(transport) {
@@ -72,6 +79,17 @@ impl Spec {
         if let Some(rest) = text.strip_prefix("oci:") {
             let (path, image) = path_and_image(rest)?;
             return Ok(Self::Folder { path, image });
+        }
+        if let Some(rest) = text.strip_prefix("node:") {
+            let (node, name) = rest
+                .split_once('/')
+                .filter(|(node, _)| !node.is_empty())
+                .ok_or_else(|| {
+                    Error::usage(format!("`{text}` names no node and image"))
+                        .hint("write node:NODE/NAME, e.g. node:kind-worker/demo/app:dev")
+                })?;
+            let (node, name) = (node.to_owned(), Reference::parse(name)?);
+            return Ok(Self::Node { node, name });
         }
         if let Some((transport, _)) = text.split_once("://") {
             return Err(
@@ -93,7 +111,7 @@ impl Spec {
                 }
             });
         }
-        engine(None, text, false)
+        engine(None, text)
     }
 }
 
@@ -106,13 +124,14 @@ fn looks_like_path(text: &str) -> bool {
 }
 
 /// Splits `PATH[:NAME]`. A path that exists with its colon is a path.
-fn path_and_image(text: &str) -> Result<(PathBuf, Option<Reference>)> {
+fn path_and_image(text: &str) -> Result<(PathBuf, Option<String>)> {
     if text.is_empty() {
         return Err(Error::usage("the source names no file").hint(format!("write {KNOWN}")));
     }
     match text.split_once(':') {
         Some((path, name)) if !Path::new(text).exists() => {
-            Ok((PathBuf::from(path), Some(Reference::parse(name)?)))
+            // A layout's tag may be what is no name; the archive knows.
+            Ok((PathBuf::from(path), Some(name.to_owned())))
         }
         _ => Ok((PathBuf::from(text), None)),
     }
@@ -128,30 +147,43 @@ mod tests {
 
     #[test]
     fn knows_the_transports() {
-        let engine = |engine, text, pull| Spec::Engine {
+        let engine = |engine, text| Spec::Engine {
             engine,
             name: name(text),
-            pull,
         };
         let archive = |path: &str, image: Option<&str>| Spec::Archive {
             path: path.into(),
-            image: image.map(name),
+            image: image.map(str::to_owned),
         };
         for (text, expected) in [
-            ("app:1", engine(None, "app:1", false)),
-            ("docker://app:1", engine(None, "app:1", true)),
+            ("app:1", engine(None, "app:1")),
+            ("docker://app:1", Spec::Registry(name("app:1"))),
+            (
+                "node:dev-worker/demo/app:1",
+                Spec::Node {
+                    node: "dev-worker".into(),
+                    name: name("demo/app:1"),
+                },
+            ),
             (
                 "docker-daemon:app:1",
-                engine(Some(EngineKind::Docker), "app:1", false),
+                engine(Some(EngineKind::Docker), "app:1"),
             ),
             (
                 "containers-storage:app:1",
-                engine(Some(EngineKind::Podman), "app:1", false),
+                engine(Some(EngineKind::Podman), "app:1"),
             ),
             ("oci-archive:a.tar", archive("a.tar", None)),
             (
                 "docker-archive:/x/a.tar:app:1",
                 archive("/x/a.tar", Some("app:1")),
+            ),
+            (
+                "oci:layout:v1",
+                Spec::Folder {
+                    path: "layout".into(),
+                    image: Some("v1".into()),
+                },
             ),
             ("./a.tar", archive("./a.tar", None)),
             ("-", Spec::Stdin),
@@ -178,5 +210,9 @@ mod tests {
         assert!(error.next_step().unwrap().contains("oci-archive:"));
         assert!(Spec::parse("oci-archive:").is_err());
         assert!(Spec::parse("docker-daemon:").is_err());
+        assert!(Spec::parse("docker://").is_err());
+        for text in ["node:", "node:worker", "node:/app:1", "node:worker/"] {
+            assert!(Spec::parse(text).is_err(), "{text}");
+        }
     }
 }

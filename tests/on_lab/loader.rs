@@ -46,7 +46,7 @@ fn a_name_that_no_engine_has_is_not_looked_for_elsewhere() {
     kindlift(&["load", &app.tag("dev")], "dev")
         .expect(6)
         .says("has no image")
-        .says(&format!("kindlift load docker://{}", app.tag("dev")));
+        .says(&format!("from its registry: docker://{}", app.tag("dev")));
     app.is_nowhere(&lab::dev());
 }
 
@@ -316,36 +316,27 @@ fn what_podman_calls_localhost_is_loaded_as_the_kubelet_reads_it() {
 }
 
 #[test]
-fn a_registry_is_asked_when_it_is_named() {
+fn the_engine_pulls_when_it_is_told() {
     let registry = Registry::start();
     let app = App::new("pull");
-    for (tag, args) in [("scheme", &["docker://"][..]), ("flag", &["", "--pull"])] {
-        let name = format!("{}/{}:{tag}", registry.host, app.name);
-        Engine::Containerd.build(app.folder(), &name);
-        lab::docker(&["push", &name]);
-        lab::docker(&["image", "rm", "--force", &name]);
-        kindlift(&["load", &name], "dev").expect(6);
-        let source = format!("{}{name}", args[0]);
-        let load: Vec<&str> = ["load", &source]
-            .into_iter()
-            .chain(args[1..].iter().copied())
-            .collect();
-        kindlift(&load, "dev").expect(0).says("loaded");
-        lab::proven(&lab::dev(), std::slice::from_ref(&name));
-        lab::docker(&["image", "rm", "--force", &name]);
-        for node in lab::dev() {
-            lab::exec(&node, &["crictl", "rmi", &name]).expect(0);
-        }
+    let name = format!("{}/{}:dev", registry.host, app.name);
+    Engine::Containerd.build(app.folder(), &name);
+    lab::docker(&["push", &name]);
+    lab::docker(&["image", "rm", "--force", &name]);
+    kindlift(&["load", &name], "dev").expect(6);
+    kindlift(&["load", &name, "--pull"], "dev")
+        .expect(0)
+        .says("loaded");
+    lab::proven(&lab::dev(), std::slice::from_ref(&name));
+    // It is the engine that has pulled it.
+    lab::docker(&["image", "rm", "--force", &name]);
+    for node in lab::dev() {
+        lab::exec(&node, &["crictl", "rmi", &name]).expect(0);
     }
-    kindlift(
-        &[
-            "load",
-            &format!("docker://{}/nobody/has:this", registry.host),
-        ],
-        "dev",
-    )
-    .expect(6)
-    .says("the pull failed");
+    let absent = format!("{}/nobody/has:this", registry.host);
+    kindlift(&["load", &absent, "--pull"], "dev")
+        .expect(6)
+        .says("the pull failed");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Archives by Docker: a `manifest.json` that lists configs and layers by path.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -36,6 +36,7 @@ pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
             .filter_map(|name| Reference::parse(name).ok())
             .map(|name| name.to_string())
             .collect(),
+        tags: BTreeSet::new(),
         content: super::Content::Docker(docker),
     };
     Ok(list.into_iter().map(entry).collect())

@@ -12,11 +12,10 @@ use crate::image::{Digest, Image, MAX_MANIFEST, Platform, refused};
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
 
-/// Annotations that name an image in an index, the fuller name first.
-const NAMES: [&str; 2] = [
-    "io.containerd.image.name",
-    "org.opencontainers.image.ref.name",
-];
+/// The annotation with an image's full name.
+const NAME: &str = "io.containerd.image.name";
+/// The annotation with a name or, as skopeo, umoci and buildah write it, a tag alone.
+const REF: &str = "org.opencontainers.image.ref.name";
 
 fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
@@ -34,32 +33,38 @@ pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
         /// two platforms of one.
         tagged: bool,
         names: BTreeSet<String>,
+        tags: BTreeSet<String>,
         descriptors: Vec<Descriptor>,
     }
     let mut images: Vec<Listed> = Vec::new();
     for descriptor in index.manifests() {
-        let annotation = descriptor
-            .annotations()
-            .as_ref()
-            .and_then(|annotations| NAMES.iter().find_map(|key| annotations.get(*key)));
-        // skopeo writes a tag alone where it was given no name.
-        let name = annotation
+        let annotation = |key: &str| {
+            let annotations = descriptor.annotations().as_ref()?;
+            annotations.get(key).map(String::as_str)
+        };
+        let (full, short) = (annotation(NAME), annotation(REF));
+        let name = full
+            .or(short)
             .filter(|text| text.contains('/') || text.contains(':'))
-            .and_then(|text| Reference::parse(text).ok());
+            .and_then(|text| Reference::parse(text).ok())
+            .map(|name| name.to_string());
+        let tag = short.map(str::to_owned);
         let digest = descriptor.digest().to_string();
-        let tagged = annotation.is_some();
+        let tagged = full.or(short).is_some();
         let known = images
             .iter_mut()
             .find(|image| image.digest == digest || (!tagged && !image.tagged));
         match known {
             Some(image) => {
-                image.names.extend(name.map(|name| name.to_string()));
+                image.names.extend(name);
+                image.tags.extend(tag);
                 image.descriptors.push(descriptor.clone());
             }
             None => images.push(Listed {
                 digest,
                 tagged,
-                names: name.map(|name| name.to_string()).into_iter().collect(),
+                names: name.into_iter().collect(),
+                tags: tag.into_iter().collect(),
                 descriptors: vec![descriptor.clone()],
             }),
         }
@@ -68,6 +73,7 @@ pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
         .into_iter()
         .map(|image| Entry {
             names: image.names,
+            tags: image.tags,
             content: super::Content::Layout(image.descriptors),
         })
         .collect())

@@ -32,6 +32,8 @@ pub struct Archive {
 struct Entry {
     /// The names that the archive gives it, in full form.
     names: BTreeSet<String>,
+    /// What skopeo, umoci and buildah call it in a layout: a bare tag.
+    tags: BTreeSet<String>,
     content: Content,
 }
 
@@ -74,64 +76,73 @@ impl Archive {
         Ok(Self { store, images })
     }
 
-    /// Reads the image for a platform: the one of that name, or the only one.
+    /// Reads the image for a platform: the one of that name or tag, or the only one.
     ///
     /// # Errors
     /// Image error, if the image is damaged, there are several and none was named, or none is for
     /// the platform.
-    pub fn read(
-        &self,
-        name: Option<&Reference>,
-        platform: &Platform,
-    ) -> Result<(Image, FileBlobs)> {
-        match &self.choose(name)?.content {
+    pub fn read(&self, wanted: Option<&str>, platform: &Platform) -> Result<(Image, FileBlobs)> {
+        match &self.choose(wanted)?.content {
             Content::Layout(descriptors) => layout::read(&self.store, descriptors, platform),
             Content::Docker(docker) => docker::read(&self.store, docker, platform),
         }
     }
 
-    /// Returns the names that the archive gives the image of that name, or its only image.
+    /// Returns the names of the image of that name or tag, or of the only one: the name by which
+    /// it was chosen, or all that the archive gives it.
     ///
     /// # Errors
     /// Image error, if there are several and none was named.
-    pub fn names(&self, name: Option<&Reference>) -> Result<Vec<Reference>> {
-        self.choose(name)?
-            .names
-            .iter()
-            .map(|name| Reference::parse(name))
-            .collect()
+    pub fn names(&self, wanted: Option<&str>) -> Result<Vec<Reference>> {
+        let image = self.choose(wanted)?;
+        match wanted.map(Reference::parse) {
+            Some(Ok(name)) if image.names.contains(&name.to_string()) => Ok(vec![name]),
+            _ => image
+                .names
+                .iter()
+                .map(|name| Reference::parse(name))
+                .collect(),
+        }
     }
 
-    fn choose(&self, name: Option<&Reference>) -> Result<&Entry> {
-        let listing = || {
-            let names: Vec<&str> = self
-                .images
-                .iter()
-                .map(|image| {
-                    image
-                        .names
-                        .first()
-                        .map_or("one without a name", String::as_str)
-                })
-                .collect();
-            names.join(", ")
-        };
-        match (name, self.images.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, images) => Err(refused(format!("it holds {} images", images.len())).hint(
-                format!(
-                    "name one behind a second colon, e.g. oci-archive:FILE:NAME; it has {}",
-                    listing()
+    fn choose(&self, wanted: Option<&str>) -> Result<&Entry> {
+        let Some(wanted) = wanted else {
+            return match self.images.as_slice() {
+                [only] => Ok(only),
+                images => Err(
+                    refused(format!("it holds {} images", images.len())).hint(format!(
+                        "name one behind a second colon, e.g. oci-archive:FILE:NAME; it has {}",
+                        self.listing()
+                    )),
                 ),
-            )),
-            (Some(name), images) => {
-                let full = name.to_string();
-                let found = images.iter().find(|image| image.names.contains(&full));
-                found.ok_or_else(|| {
-                    refused(format!("it has no image {}", name.familiar()))
-                        .hint(format!("it has {}", listing()))
-                })
-            }
+            };
+        };
+        let tagged: Vec<&Entry> = self
+            .images
+            .iter()
+            .filter(|image| image.tags.contains(wanted))
+            .collect();
+        if let [only] = tagged.as_slice() {
+            return Ok(only);
         }
+        let full = Reference::parse(wanted).map(|name| name.to_string());
+        let named = self
+            .images
+            .iter()
+            .find(|image| full.as_ref().is_ok_and(|full| image.names.contains(full)));
+        named.ok_or_else(|| match tagged.len() {
+            0 => refused(format!("it has no image {wanted}"))
+                .hint(format!("it has {}", self.listing())),
+            several => refused(format!("it has {several} images with the tag {wanted}"))
+                .hint(format!("name one in full; it has {}", self.listing())),
+        })
+    }
+
+    fn listing(&self) -> String {
+        let first = |image: &Entry| {
+            let name = image.names.first().or(image.tags.first());
+            name.map_or("one without a name", String::as_str).to_owned()
+        };
+        self.images.iter().map(first).collect::<Vec<_>>().join(", ")
     }
 }

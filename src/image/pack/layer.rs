@@ -1,0 +1,237 @@
+//! Layers on their way into a file: hashed as they are stored and, uncompressed, once more.
+
+use std::io::{self, Write};
+
+use flate2::write::MultiGzDecoder;
+use futures_util::StreamExt;
+use sha2::{Digest as _, Sha256};
+use zstd::stream::write::Decoder;
+
+use super::output::Entry;
+use crate::error::{Error, Result};
+use crate::image::{Compression, Digest, Image, Layer, refused, wrong_diff_id};
+use crate::source::Source;
+
+const DAMAGED: &str = "the source is damaged: build, save or push the image again";
+
+/// Writes a layer's blob as it is. Returns its size.
+pub(super) async fn stored(
+    image: &Image,
+    index: usize,
+    source: &dyn Source,
+    mut entry: Entry<'_>,
+) -> Result<u64> {
+    let layer = &image.layers[index];
+    // What is stored uncompressed is checked by its one digest.
+    let mut content = match layer.compression {
+        Compression::None => None,
+        _ => Some(Inflate::new(layer, io::sink(), index)?),
+    };
+    let mut blob = Blob::new(layer, index);
+    let mut pieces = source.open(&layer.digest);
+    while let Some(piece) = pieces.next().await {
+        let piece = blob.take(piece?)?;
+        entry.write(&piece)?;
+        if let Some(content) = &mut content {
+            content.take(&piece)?;
+        }
+    }
+    blob.end()?;
+    if let Some(content) = content {
+        content.end(layer)?;
+    }
+    entry.end()?;
+    Ok(layer.size)
+}
+
+/// Writes a layer uncompressed. Returns its size so.
+pub(super) async fn uncompressed(
+    image: &Image,
+    index: usize,
+    source: &dyn Source,
+    mut entry: Entry<'_>,
+) -> Result<u64> {
+    let layer = &image.layers[index];
+    if layer.compression == Compression::None {
+        return stored(image, index, source, entry).await;
+    }
+    let mut blob = Blob::new(layer, index);
+    let mut content = Inflate::new(layer, &mut entry, index)?;
+    let mut pieces = source.open(&layer.digest);
+    while let Some(piece) = pieces.next().await {
+        let piece = blob.take(piece?)?;
+        content.take(&piece)?;
+    }
+    blob.end()?;
+    let size = content.end(layer)?;
+    entry.end()?;
+    Ok(size)
+}
+
+/// A blob as it comes.
+struct Blob<'a> {
+    layer: &'a Layer,
+    index: usize,
+    hasher: Sha256,
+    len: u64,
+}
+
+impl<'a> Blob<'a> {
+    fn new(layer: &'a Layer, index: usize) -> Self {
+        Self {
+            layer,
+            index,
+            hasher: Sha256::new(),
+            len: 0,
+        }
+    }
+
+    fn take(&mut self, piece: bytes::Bytes) -> Result<bytes::Bytes> {
+        self.hasher.update(&piece);
+        self.len += piece.len() as u64;
+        match self.len > self.layer.size {
+            true => Err(self.wrong_size("more")),
+            false => Ok(piece),
+        }
+    }
+
+    fn end(self) -> Result<()> {
+        if self.len != self.layer.size {
+            return Err(self.wrong_size("fewer"));
+        }
+        let found = Digest::of_hash(&self.hasher.finalize());
+        if found == self.layer.digest {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "the content of blob {} (layer {}) is not what its digest says, but {found}",
+            self.layer.digest,
+            self.index + 1
+        ))
+        .hint(DAMAGED))
+    }
+
+    fn wrong_size(&self, how: &str) -> Error {
+        refused(format!(
+            "blob {} (layer {}) has {how} than the {} bytes that the manifest says",
+            self.layer.digest,
+            self.index + 1,
+            self.layer.size
+        ))
+        .hint(DAMAGED)
+    }
+}
+
+/// A compressed layer on its way to be a plain tar.
+struct Inflate<W: Takes> {
+    way: Way<Counted<W>>,
+    index: usize,
+}
+
+enum Way<W: Write> {
+    Gzip(Box<MultiGzDecoder<W>>),
+    Zstd(Decoder<'static, W>),
+}
+
+impl<W: Takes> Inflate<W> {
+    fn new(layer: &Layer, to: W, index: usize) -> Result<Self> {
+        let to = Counted {
+            to,
+            hasher: Sha256::new(),
+            len: 0,
+            failure: None,
+        };
+        let way = match layer.compression {
+            Compression::Zstd => Way::Zstd(
+                Decoder::new(to).map_err(|e| refused("cannot decompress zstd").because(e))?,
+            ),
+            _ => Way::Gzip(Box::new(MultiGzDecoder::new(to))),
+        };
+        Ok(Self { way, index })
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<()> {
+        let done = match &mut self.way {
+            Way::Gzip(decoder) => decoder.write_all(piece),
+            Way::Zstd(decoder) => decoder.write_all(piece),
+        };
+        done.map_err(|e| self.failure(e))
+    }
+
+    /// Compares what came out with the config; returns its size.
+    fn end(mut self, layer: &Layer) -> Result<u64> {
+        let done = match &mut self.way {
+            Way::Gzip(decoder) => decoder.try_finish(),
+            Way::Zstd(decoder) => decoder.do_finish(),
+        };
+        done.map_err(|e| self.failure(e))?;
+        let counted = self.counted();
+        let (len, hasher) = (counted.len, counted.hasher.clone());
+        let found = Digest::of_hash(&hasher.finalize());
+        match found == layer.diff_id.0 {
+            true => Ok(len),
+            false => Err(wrong_diff_id(self.index, &layer.diff_id, &found)),
+        }
+    }
+
+    fn counted(&mut self) -> &mut Counted<W> {
+        match &mut self.way {
+            Way::Gzip(decoder) => decoder.get_mut(),
+            Way::Zstd(decoder) => decoder.get_mut(),
+        }
+    }
+
+    /// Tells a damaged layer from an output that takes no more.
+    fn failure(&mut self, e: io::Error) -> Error {
+        let index = self.index + 1;
+        match self.counted().failure.take() {
+            Some(failure) => failure,
+            None => refused(format!("layer {index} cannot be decompressed"))
+                .because(e)
+                .hint(DAMAGED),
+        }
+    }
+}
+
+/// Where a decompressed layer goes: it fails with our own errors.
+pub(super) trait Takes {
+    fn take(&mut self, bytes: &[u8]) -> Result<()>;
+}
+
+impl Takes for io::Sink {
+    fn take(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Takes for &mut Entry<'_> {
+    fn take(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write(bytes)
+    }
+}
+
+/// Hashes and counts what passes.
+struct Counted<W> {
+    to: W,
+    hasher: Sha256,
+    len: u64,
+    failure: Option<Error>,
+}
+
+impl<W: Takes> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.len += bytes.len() as u64;
+        match self.to.take(bytes) {
+            Ok(()) => Ok(bytes.len()),
+            Err(e) => {
+                self.failure = Some(e);
+                Err(io::Error::other("the output failed"))
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
