@@ -154,11 +154,13 @@ pub async fn stage(
     let lanes = Arc::new(Semaphore::new(LANES));
     let mut arrivals: HashMap<Digest, oneshot::Receiver<()>> = HashMap::new();
     for layer in inventory.missing(image) {
+        let position = image.layers.iter().position(|l| l.digest == layer.digest);
         let (arrived, arrival) = oneshot::channel();
         arrivals.insert(layer.digest.clone(), arrival);
         let write = Write {
             session: Arc::clone(session),
             lease: lease.clone(),
+            what: format!("layer {}", position.map_or(0, |i| i + 1)),
             digest: layer.digest.clone(),
             size: layer.size,
             labels: HashMap::new(),
@@ -259,6 +261,7 @@ async fn write_document(
     let write = Write {
         session: Arc::clone(session),
         lease: lease.clone(),
+        what: document.media_type.clone(),
         digest: document.digest.clone(),
         size: document.bytes.len() as u64,
         labels,
@@ -309,6 +312,8 @@ async fn label(
 struct Write {
     session: Arc<Session>,
     lease: Lease,
+    /// What it is of the image, for messages.
+    what: String,
     digest: Digest,
     size: u64,
     labels: HashMap<String, String>,
@@ -347,12 +352,12 @@ impl Write {
                     Err(Error::new(
                         ErrorKind::Image,
                         format!(
-                            "the content of blob {} is not what its digest says",
-                            self.digest
+                            "the content of {} is not what its digest says ({})",
+                            self.what, self.digest
                         ),
                     )
                     .because(failure.text)
-                    .hint("the archive is damaged: build or save the image again"))
+                    .hint(crate::image::AGAIN))
                 } else {
                     Err(failure.into())
                 }
@@ -426,10 +431,11 @@ impl Write {
             return Err(Error::new(
                 ErrorKind::Image,
                 format!(
-                    "blob {} ends after {offset} of {} bytes",
-                    self.digest, self.size
+                    "{} ends after {offset} of {} bytes ({})",
+                    self.what, self.size, self.digest
                 ),
-            ));
+            )
+            .hint(crate::image::AGAIN));
         }
         let _ = messages
             .send(message(WriteAction::Commit, offset, Vec::new()))
@@ -580,7 +586,13 @@ async fn apply(
     let what = format!("unpacking layer {}", index + 1);
     let applied = session
         .call_within(deadline(layer.size * 4), &what, client.apply(request))
-        .await?
+        .await
+        .map_err(|failure| match damaged(&failure.text) {
+            true => crate::image::refused(format!("layer {} cannot be unpacked", index + 1))
+                .because(failure.text)
+                .hint(crate::image::AGAIN),
+            false => failure.into(),
+        })?
         .applied
         .map(|descriptor| descriptor.digest)
         .unwrap_or_default();
@@ -588,13 +600,32 @@ async fn apply(
         return Ok(());
     }
     match applied.parse() {
-        Ok(found) => Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found)),
+        Ok(found) => {
+            let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+            Err(crate::image::wrong_diff_id(index, &diff_ids, &found))
+        }
         Err(e) => Err(Error::new(
             ErrorKind::Load,
             format!("node {}: {what} gave no digest", session.node().name),
         )
         .because(e)),
     }
+}
+
+/// Tells whether containerd could not unpack a layer because of what is in it: the words of Go's
+/// tar and gzip, of klauspost's zstd and of pigz, which containerd prefers where it is installed.
+fn damaged(text: &str) -> bool {
+    [
+        "archive/tar:",
+        "gzip:",
+        "pigz:",
+        "unexpected EOF",
+        "invalid input:",
+        "magic number mismatch",
+        "corrupt",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign))
 }
 
 /// Makes sure that everything a name will need is there.

@@ -6,6 +6,8 @@
 
 mod docker;
 mod layout;
+mod members;
+mod mistaken;
 mod store;
 
 use std::collections::BTreeSet;
@@ -21,6 +23,9 @@ use super::{Image, Platform, refused};
 use crate::error::Result;
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
+
+/// The most images that a message lists.
+const MAX_LISTED: usize = 20;
 
 /// An archive or a folder with images.
 pub struct Archive {
@@ -65,11 +70,10 @@ impl Archive {
         } else if store.has("manifest.json") {
             docker::images(&store)?
         } else {
-            return Err(refused("it has neither index.json nor manifest.json")
-                .hint("kindlift reads OCI layouts and archives, and what `docker save` writes"));
+            return Err(mistaken::no_image(&store));
         };
         if images.is_empty() {
-            return Err(refused("it holds no image"));
+            return Err(refused("it holds no image").hint("name one where you save it"));
         }
         Ok(Self { store, images })
     }
@@ -104,9 +108,10 @@ impl Archive {
 
     fn choose(&self, name: Option<&Reference>) -> Result<&Entry> {
         let listing = || {
-            let names: Vec<&str> = self
+            let mut names: Vec<&str> = self
                 .images
                 .iter()
+                .take(MAX_LISTED)
                 .map(|image| {
                     image
                         .names
@@ -114,6 +119,10 @@ impl Archive {
                         .map_or("one without a name", String::as_str)
                 })
                 .collect();
+            let more = format!("{} more", self.images.len().saturating_sub(MAX_LISTED));
+            if self.images.len() > MAX_LISTED {
+                names.push(&more);
+            }
             names.join(", ")
         };
         match (name, self.images.as_slice()) {
