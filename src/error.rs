@@ -23,6 +23,10 @@ pub enum ErrorKind {
     Load,
     /// The image was loaded but crictl does not show it.
     Verify,
+    /// Somebody else has given the name to another image; theirs stays.
+    Superseded,
+    /// `lint` found something to fix.
+    Findings,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
@@ -41,6 +45,8 @@ impl ErrorKind {
             Self::Image => 6,
             Self::Load => 7,
             Self::Verify => 8,
+            Self::Superseded => 9,
+            Self::Findings => 10,
             Self::Interrupted => 130,
             Self::Terminated => 143,
         }

@@ -1,12 +1,13 @@
 //! The transaction over all nodes: stage everywhere, name everywhere, prove everywhere, settle.
 //!
 //! No name changes anywhere before every node holds the complete, unpacked image. When naming or
-//! the proof fails on one node, the former targets come back on all of them.
+//! the proof fails on one node, the former targets come back on all of them; unless it is somebody
+//! else who moved a name: what they did stays.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{join_all, try_join_all};
 
@@ -17,9 +18,10 @@ use crate::job::Job;
 use crate::lock::ClusterLock;
 use crate::node::Session;
 use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
-use crate::node::name::{self, Former};
-use crate::node::stage::{self, Inventory, Staged};
+use crate::node::name::{self, Claim, Former};
+use crate::node::stage::{self, Staged};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
@@ -95,6 +97,18 @@ pub struct Load {
     pub source: Arc<dyn Source>,
     /// Every name it gets.
     pub names: Vec<Reference>,
+    /// When the image was found. Of two loads of one name, this makes one the later.
+    pub found: SystemTime,
+}
+
+impl Load {
+    fn claim(&self) -> Claim<'_> {
+        Claim {
+            image: &self.image,
+            names: &self.names,
+            found: self.found,
+        }
+    }
 }
 
 /// One node's part of the transaction.
@@ -110,7 +124,9 @@ struct Part {
 /// # Errors
 /// Image error, if a layer turns out to be broken; load error, if a node did not take it; verify
 /// error, if crictl does not show it. Every node's names are then what they were; the message
-/// names any node where that could not be done.
+/// names any node where that could not be done. Superseded, if a later load, or something else,
+/// gave a name to another image: either before this load changed anything, or since; nothing is
+/// taken back then.
 pub async fn load(
     job: &Job,
     cluster: &Cluster,
@@ -118,26 +134,35 @@ pub async fn load(
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let (parts, begun) = begin(sessions).await;
+    let (parts, begun) = begin(sessions, &*load.source).await;
     let done = match begun {
         Ok(()) => transaction(job, cluster, &parts, load, clock).await,
         Err(e) => Err(e),
     };
-    // After a failure the collection is waited for: nothing staged shall be left.
-    let failed = done.is_err();
-    let ends = parts.iter().map(|part| async {
-        let lease = &part.lease;
-        if failed {
+    let held = parts.iter().map(|part| (&*part.session, &part.lease));
+    let_go(job, held, done.is_err()).await;
+    done
+}
+
+/// Ends leases. After a failure the collection is waited for: nothing staged shall be left.
+pub(crate) async fn let_go(
+    job: &Job,
+    held: impl Iterator<Item = (&Session, &Lease)>,
+    failed: bool,
+) {
+    let ends = held.map(|(session, lease)| async move {
+        let ended = if failed {
             let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
-            insist(&part.session, job.patience, end).await
+            insist(session, job.patience, end).await
         } else {
-            Ok(lease.end(&part.session, false).await?)
-        }
+            lease.end(session, false).await.map_err(Error::from)
+        };
+        (session, ended)
     });
-    for (part, ended) in parts.iter().zip(join_all(ends).await) {
+    for (session, ended) in join_all(ends).await {
         if let Err(e) = ended {
             // The lease expires by itself, and the next run sweeps it.
-            let node = &part.session.node().name;
+            let node = &session.node().name;
             job.report.event(&Event::Warning {
                 message: &format!(
                     "node {node}: what was staged there could not be let go: {}",
@@ -147,7 +172,6 @@ pub async fn load(
             });
         }
     }
-    done
 }
 
 /// Does what must not be left undone on a node; over a new session, where the old one is lost. A
@@ -172,7 +196,7 @@ async fn insist(
 }
 
 /// Makes a lease on every node. The leases that were made are returned with the first error.
-async fn begin(sessions: &[Arc<Session>]) -> (Vec<Part>, Result<()>) {
+async fn begin(sessions: &[Arc<Session>], source: &dyn Source) -> (Vec<Part>, Result<()>) {
     let leases = join_all(sessions.iter().map(|session| async {
         let began = Instant::now();
         let lease = Lease::create(session).await?;
@@ -180,7 +204,7 @@ async fn begin(sessions: &[Arc<Session>]) -> (Vec<Part>, Result<()>) {
             session: Arc::clone(session),
             lease,
             began,
-            sent: Arc::default(),
+            sent: Arc::new(source.sent_before(&session.node().name).into()),
         })
     }))
     .await;
@@ -205,38 +229,50 @@ async fn transaction(
     let waiting = parts
         .iter()
         .map(|part| Waiting::start(part.session.node()))
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Vec<_>>();
     let began = Instant::now();
     let staged = job.cancel.unless(stage_all(job, parts, load)).await?;
     clock.end("stage", began);
 
+    job.step(|| "staged on every node".to_owned());
+
     let began = Instant::now();
     let lock = ClusterLock::acquire(cluster, job.patience * 8);
     let _lock = job.cancel.unless(lock).await?;
+    // All nodes are asked before a name moves on any: whoever was overtaken changes nothing.
+    let claim = load.claim();
+    let looks = parts
+        .iter()
+        .map(|part| name::look(&part.session, &part.lease, &claim));
+    let formers = job.cancel.unless(try_join_all(looks)).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
-    let named = name_all(parts, load).await;
+    let given = join_all(
+        parts
+            .iter()
+            .zip(&formers)
+            .map(|(part, formers)| name::give(&part.session, &claim, formers)),
+    )
+    .await;
     clock.end("name", began);
+    job.step(|| "named on every node".to_owned());
 
     let began = Instant::now();
-    let proven = match named.iter().find_map(|(_, result)| result.as_ref().err()) {
-        Some(_) => None,
-        None => Some(job.cancel.unless(prove_all(parts, waiting, load)).await),
+    let proven = match given.into_iter().find_map(Result::err) {
+        Some(e) => Err(e),
+        None => job.cancel.unless(prove_all(parts, waiting, &claim)).await,
     };
     clock.end("verify", began);
-    let (formers, results): (Vec<_>, Vec<_>) = named.into_iter().unzip();
-    let failure = match proven {
-        Some(Ok(shown)) => {
-            return Ok(outcome(
+    match proven {
+        Ok(shown) => {
+            job.step(|| "proven on every node".to_owned());
+            Ok(outcome(
                 cluster, parts, load, &staged, &formers, shown, clock,
-            ));
+            ))
         }
-        Some(Err(e)) => e,
-        None => results
-            .into_iter()
-            .find_map(Result::err)
-            .unwrap_or_else(|| Error::new(ErrorKind::Internal, "naming failed without a reason")),
-    };
-    Err(take_back(job, parts, load, &formers, failure).await)
+        // What somebody else did later stays.
+        Err(e) if e.kind() == ErrorKind::Superseded => Err(e),
+        Err(e) => Err(take_back(job, parts, load, &formers, e).await),
+    }
 }
 
 async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
@@ -245,13 +281,13 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
         if let Err(e) = lease::sweep(&part.session).await {
             tracing::warn!(node = %part.session.node().name, error = %one_line(&e), "sweep");
         }
-        let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
+        let inventory = inventory::inventory(&part.session, &part.lease, &load.image).await?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(
                 "node {}: {} of {} layers unpacked, {} to send ({} bytes)",
                 part.session.node().name,
-                inventory.unpacked,
+                inventory.unpacked.len(),
                 load.image.layers.len(),
                 missing.len(),
                 missing.iter().map(|layer| layer.size).sum::<u64>()
@@ -280,60 +316,49 @@ async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) ->
     let mut needed: HashMap<&str, u64> = HashMap::new();
     for (part, inventory) in parts.iter().zip(inventories) {
         let disk = part.session.facts().disk.as_str();
-        *needed.entry(disk).or_default() += stage::space_needed(&load.image, inventory);
+        *needed.entry(disk).or_default() += inventory::space_needed(&load.image, inventory);
     }
     for part in parts {
         let needed = needed[part.session.facts().disk.as_str()];
-        let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
-        if enough(part.session.facts().free) {
-            continue;
-        }
-        // What was free when the session opened may be more by now: a sweep came between.
-        let free = part.session.node().free_space().await?;
-        if enough(free) {
-            continue;
-        }
-        let node = part.session.node();
-        return Err(Error::new(
-            ErrorKind::Load,
-            format!(
-                "node {} has too little disk: {} MB free, the image needs at least {} MB",
-                node.name,
-                free.unwrap_or_default() / 1_000_000,
-                needed.div_ceil(1_000_000)
-            ),
-        )
-        .hint(format!(
-            "make room on the node, e.g. `{}`",
-            node.exec_hint("crictl rmi --prune")
-        )));
+        has_room(&part.session, needed).await?;
     }
     Ok(())
 }
 
-async fn name_all(parts: &[Part], load: &Load) -> Vec<(Vec<Former>, Result<()>)> {
-    join_all(parts.iter().map(|part| async {
-        let mut formers = Vec::new();
-        let named = name::name(
-            &part.session,
-            &part.lease,
-            &load.image,
-            &load.names,
-            &mut formers,
-        );
-        let result = named.await;
-        (formers, result)
-    }))
-    .await
+/// Refuses what does not fit on a node's disk.
+pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
+    let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
+    if enough(session.facts().free) {
+        return Ok(());
+    }
+    // What was free when the session opened may be more by now: a sweep came between.
+    let node = session.node();
+    let free = node.free_space().await?;
+    if enough(free) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Load,
+        format!(
+            "node {} has too little disk: {} MB free, the image needs at least {} MB",
+            node.name,
+            free.unwrap_or_default() / 1_000_000,
+            needed.div_ceil(1_000_000)
+        ),
+    )
+    .hint(format!(
+        "make room on the node, e.g. `{}`",
+        node.exec_hint("crictl rmi --prune")
+    )))
 }
 
 async fn prove_all(
     parts: &[Part],
     waiting: Vec<Waiting>,
-    load: &Load,
+    claim: &Claim<'_>,
 ) -> Result<Vec<(Shown, f64)>> {
     try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
-        let shown = crictl::prove(&part.session, waiting, &load.image, &load.names).await?;
+        let shown = crictl::prove(&part.session, waiting, claim).await?;
         Ok((shown, part.began.elapsed().as_secs_f64()))
     }))
     .await

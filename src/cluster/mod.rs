@@ -3,21 +3,23 @@
 //! Nodes are found by Kind's labels, never by parsing names. Which cluster is meant is decided
 //! in [`choose`]; in a development loop that is never a guess.
 
+mod api;
 mod choose;
+pub mod events;
+mod exec;
 pub mod kubeconfig;
 mod provider;
+pub mod registry;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::process::Command;
-
 pub use choose::{Wanted, choose};
+pub use exec::{End, Ended, Exec, Input, Output};
 pub use provider::{Provider, ProviderKind};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::process;
 
 /// Label that names a node's cluster.
 pub const CLUSTER_LABEL: &str = "io.x-k8s.kind.cluster";
@@ -50,22 +52,15 @@ pub struct Node {
 }
 
 impl Node {
-    /// Makes a command that runs in the node, with stdin open for whoever pipes it.
-    pub fn exec(&self, args: &[&str]) -> Command {
-        let mut command = self.provider.command();
-        command.args(["exec", "-i", &self.id]).args(args);
-        command
-    }
-
     /// Asks how many bytes are free where the node's containerd stores. None, if `df` does not
     /// tell.
     ///
     /// # Errors
     /// Cluster error, if the node does not answer.
     pub async fn free_space(&self) -> Result<Option<u64>> {
-        let df = self.exec(&["df", "-Pk", "/var/lib/containerd"]);
-        let output = process::run(df, ErrorKind::Cluster, Duration::from_secs(30)).await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let df = ["df", "-Pk", "/var/lib/containerd"];
+        let output = self.run(&df, Duration::from_secs(30)).await?;
+        let text = String::from_utf8_lossy(&output).into_owned();
         let row = text.lines().nth(1).unwrap_or_default();
         let kilobytes = row
             .split_whitespace()

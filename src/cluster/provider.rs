@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
+use bollard::query_parameters::ListContainersOptions;
 use serde::Deserialize;
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use super::{CLUSTER_LABEL, Cluster, State, group};
-use crate::engine::{Docker, context};
+use crate::engine::{context, docker};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::process::{self, Finished, Orphan};
@@ -72,6 +74,8 @@ pub struct Provider {
     /// Which program.
     pub kind: ProviderKind,
     env: Env,
+    /// Docker's API, once it was asked for.
+    api: OnceCell<Option<bollard::Docker>>,
 }
 
 impl Provider {
@@ -80,7 +84,13 @@ impl Provider {
     /// Docker's nodes may be somewhere else than `DOCKER_HOST` says, because that names the
     /// engine: then the current context and the default socket are tried too.
     pub fn candidates(kind: ProviderKind, env: &Env) -> Vec<Arc<Self>> {
-        let at = |env: Env| Arc::new(Self { kind, env });
+        let at = |env: Env| {
+            Arc::new(Self {
+                kind,
+                env,
+                api: OnceCell::new(),
+            })
+        };
         if kind != ProviderKind::Docker {
             return vec![at(env.clone())];
         }
@@ -99,6 +109,22 @@ impl Provider {
             }
         }
         places
+    }
+
+    /// Returns Docker's API, where this is Docker at a local socket.
+    ///
+    /// # Errors
+    /// Cluster error, naming the endpoint.
+    pub(super) async fn api(&self) -> Result<Option<&bollard::Docker>> {
+        if self.kind != ProviderKind::Docker {
+            return Ok(None);
+        }
+        let connect = || async {
+            docker::local_api(&self.env)
+                .await
+                .map_err(|e| e.with_kind(ErrorKind::Cluster))
+        };
+        self.api.get_or_try_init(connect).await.map(Option::as_ref)
     }
 
     /// Makes a command of this provider.
@@ -120,16 +146,29 @@ impl Provider {
     /// # Errors
     /// Cluster error, if the program is not there or does not answer.
     pub async fn clusters(self: &Arc<Self>) -> Result<Vec<Cluster>> {
-        let listed = match self.kind {
-            // One API call in place of two commands, where the API is at hand.
-            ProviderKind::Docker => Docker::containers(&self.env, CLUSTER_LABEL).await?,
-            _ => None,
-        };
-        let containers = match listed {
-            Some(listed) => listed.into_iter().map(Container::from).collect(),
+        let containers = match self.api().await? {
+            // One call in place of two commands.
+            Some(api) => self.listed(api).await?,
             None => self.inspected().await?,
         };
         Ok(group(self, &containers))
+    }
+
+    async fn listed(&self, api: &bollard::Docker) -> Result<Vec<Container>> {
+        let filters = HashMap::from([("label".to_owned(), vec![CLUSTER_LABEL.to_owned()])]);
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(filters),
+            ..ListContainersOptions::default()
+        };
+        let listed = api.list_containers(Some(options)).await.map_err(|e| {
+            Error::new(
+                ErrorKind::Cluster,
+                format!("{} does not list containers", self.endpoint()),
+            )
+            .because(e)
+        })?;
+        Ok(listed.into_iter().map(Container::from).collect())
     }
 
     /// Asks the program's command line.
@@ -349,6 +388,7 @@ pub(super) mod tests {
         Arc::new(Provider {
             kind: ProviderKind::Docker,
             env: Env::default(),
+            api: OnceCell::new(),
         })
     }
 

@@ -6,21 +6,23 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Child;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::name::{self, Claim};
 use super::session::Session;
 use super::{cri, stage};
-use crate::cluster::Node;
+use crate::cluster::{Exec, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Platform};
-use crate::process;
 use crate::reference::Reference;
 
 /// Reads the name from stdin: nothing that a user typed is part of the script.
 const SCRIPT: &str = r#"IFS= read -r ref || exit 0; exec crictl inspecti -o json "$ref""#;
 /// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
 const SETTLE: Duration = Duration::from_secs(15);
+/// How often an earlier load may take a name while it is proven.
+const TRIES: usize = 5;
 
 /// What crictl says of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,74 +84,94 @@ pub fn parse(output: &[u8]) -> Result<Shown> {
 
 /// A crictl that waits on the node for the name to check.
 pub struct Waiting {
-    child: Child,
+    starting: AbortOnDropHandle<Result<Exec>>,
     command: String,
 }
 
 impl Waiting {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// Engine error, if the exec cannot be started.
-    pub fn start(node: &Node) -> Result<Self> {
-        let mut command = node.exec(&["sh", "-c", SCRIPT]);
-        command.stdin(std::process::Stdio::piped());
-        let child = process::spawn(&mut command)?;
-        Ok(Self {
-            child,
+    /// Starts it, in the background.
+    pub fn start(node: &Node) -> Self {
+        let on = node.clone();
+        let starting = tokio::spawn(async move { on.exec(&["sh", "-c", SCRIPT]).await });
+        Self {
+            starting: AbortOnDropHandle::new(starting),
             command: format!("crictl inspecti (on node {})", node.name),
-        })
+        }
     }
 
     /// Lets it inspect an image. None, if the node has no such image.
     ///
     /// # Errors
     /// Verify error, with crictl's words.
-    pub async fn inspect(mut self, session: &Session, name: &str) -> Result<Option<Shown>> {
+    pub async fn inspect(self, session: &Session, name: &str) -> Result<Option<Shown>> {
+        let lost = || Error::new(ErrorKind::Verify, format!("lost track of {}", self.command));
         let work = async {
-            let mut stdin = self.child.stdin.take().expect("stdin is piped");
+            let exec = self.starting.await.map_err(|e| lost().because(e))??;
+            let Exec {
+                mut stdin,
+                mut stdout,
+                mut end,
+            } = exec;
             // An exec that has ended tells why on stderr; the broken pipe does not.
             let _ = stdin.write_all(format!("{name}\n").as_bytes()).await;
-            drop(stdin);
-            self.child.wait_with_output().await
+            let _ = stdin.flush().await;
+            let mut output = Vec::new();
+            let read = stdout.read_to_end(&mut output).await;
+            read.map_err(|e| lost().because(e))?;
+            Ok::<_, Error>((output, end.wait().await))
         };
-        let output = session
+        let (output, ended) = session
             .race(Duration::from_secs(60), "crictl inspecti", work)
             .await
             .map_err(|failure| failure.of_kind(ErrorKind::Verify))?
-            .map_err(|e| {
-                Error::new(ErrorKind::Verify, format!("lost track of {}", self.command)).because(e)
-            })?;
-        if output.status.success() {
-            return parse(&output.stdout).map(Some);
+            .map_err(|e| e.with_kind(ErrorKind::Verify))?;
+        if ended.success {
+            return parse(&output).map(Some);
         }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if stderr.contains("no such image") {
+        if ended.stderr.contains("no such image") {
             return Ok(None);
         }
-        Err(process::failure(
+        // What Docker cannot start, it says on stdout.
+        let said = format!("{}\n{}", ended.stderr, String::from_utf8_lossy(&output));
+        Err(Error::new(
             ErrorKind::Verify,
-            &self.command,
-            output.status,
-            &stderr,
-        ))
+            format!("`{}` failed ({})", self.command, ended.status),
+        )
+        .because(said.trim().to_owned()))
     }
 }
 
-/// Proves that a node shows exactly this image under every name, unpacked.
+/// Proves that a node shows exactly this image under every name, unpacked, and that the names
+/// are still ours afterwards.
 ///
 /// # Errors
-/// Verify error, naming node, name and what crictl shows instead.
-pub async fn prove(
-    session: &Session,
-    waiting: Waiting,
-    image: &Image,
-    names: &[Reference],
-) -> Result<Shown> {
-    for name in names {
-        settle(session, image, name).await?;
+/// Verify error, naming node, name and what crictl shows instead; superseded, if somebody else
+/// has moved a name meanwhile.
+pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Result<Shown> {
+    let mut waiting = Some(waiting);
+    for _ in 0..TRIES {
+        for name in claim.names {
+            settle(session, claim, name).await?;
+        }
+        let crictl = match waiting.take() {
+            Some(crictl) => crictl,
+            None => Waiting::start(session.node()),
+        };
+        let shown = confirm(session, crictl, claim.image, claim.names).await;
+        match keep(session, claim).await {
+            Ok(true) => return shown,
+            Ok(false) => {}
+            Err(e) if shown.is_ok() || e.kind() == ErrorKind::Superseded => return Err(e),
+            Err(_) => return shown,
+        }
     }
-    confirm(session, waiting, image, names).await
+    Err(Error::new(
+        ErrorKind::Verify,
+        format!(
+            "node {}: other loads take the image's names all the time",
+            session.node().name
+        ),
+    ))
 }
 
 /// Lets crictl confirm an image under every name, now: nothing is waited for.
@@ -206,9 +228,19 @@ pub async fn confirm(
     Ok(shown)
 }
 
+/// Looks whether the names are ours; a node that cannot tell has not proven it.
+async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
+    name::keep(session, claim)
+        .await
+        .map_err(|e| match e.kind() {
+            ErrorKind::Superseded => e,
+            _ => e.with_kind(ErrorKind::Verify),
+        })
+}
+
 /// Waits until the CRI has followed containerd: a name that moved shows its old image at first.
-async fn settle(session: &Session, image: &Image, name: &Reference) -> Result<()> {
-    let id = image.id().to_string();
+async fn settle(session: &Session, claim: &Claim<'_>, name: &Reference) -> Result<()> {
+    let id = claim.image.id().to_string();
     let full = name.to_string();
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
@@ -222,6 +254,7 @@ async fn settle(session: &Session, image: &Image, name: &Reference) -> Result<()
         if now.as_deref() == Some(id.as_str()) {
             return Ok(());
         }
+        keep(session, claim).await?;
         if start.elapsed() > SETTLE {
             let now = now.unwrap_or_else(|| "nothing".to_owned());
             return Err(Error::new(

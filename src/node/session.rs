@@ -5,19 +5,18 @@
 //! containerd closes healthy connections for it (too_many_pings).
 
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cri;
 use super::tunnel::{self, Activity, Tunnel};
-use crate::cluster::Node;
+use crate::cluster::{End, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
 
@@ -121,19 +120,10 @@ impl Session {
             channel,
             hello,
             activity,
-            child,
-            stderr,
-            reader,
+            end,
         } = tunnel::open(node, patience).await?;
         let (died, dead) = watch::channel(None);
-        let keeper = keep(
-            channel.clone(),
-            child,
-            activity,
-            (stderr, reader),
-            patience,
-            died,
-        );
+        let keeper = keep(channel.clone(), end, activity, patience, died);
         let mut session = Self {
             node: node.clone(),
             channel,
@@ -333,32 +323,26 @@ impl Session {
 /// with this task.
 async fn keep(
     channel: Channel,
-    mut child: tokio::process::Child,
+    mut end: End,
     activity: Arc<Activity>,
-    (stderr, reader): (Arc<Mutex<String>>, JoinHandle<()>),
     patience: Duration,
     died: watch::Sender<Option<String>>,
 ) {
     let beats = beat(channel, activity, patience);
     let why = tokio::select! {
         why = beats => why,
-        status = child.wait() => {
-            // What it said last may still be on its way.
-            let _ = tokio::time::timeout(Duration::from_secs(1), reader).await;
-            let said = stderr.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
-            if said.is_empty() {
-                format!("the exec into the node ended ({status})")
-            } else {
-                format!("the exec into the node ended ({status}): {said}")
+        ended = end.wait() => {
+            let status = ended.status;
+            match ended.stderr.as_str() {
+                "" => format!("the exec into the node ended ({status})"),
+                said => format!("the exec into the node ended ({status}): {said}"),
             }
         }
     };
     tracing::debug!(%why, "session lost");
     died.send_replace(Some(why));
     // Ending the exec closes both pipes, which unblocks whatever still waits on them.
-    let _ = child.start_kill();
-    let _ = child.wait().await;
+    end.cut();
 }
 
 /// Asks for containerd's version now and then; returns when no byte has come for `patience`.

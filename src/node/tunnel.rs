@@ -6,19 +6,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::transport::{Channel, Endpoint};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadBuf};
-use tokio::process::{Child, ChildStdout};
 
-use crate::cluster::Node;
+use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
-use crate::process;
 
 const RELAY: &str = include_str!("relay.pl");
 const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -76,11 +74,7 @@ pub struct Tunnel {
     /// When bytes last came.
     pub activity: Arc<Activity>,
     /// The exec.
-    pub child: Child,
-    /// The end of the exec's stderr, once it has ended.
-    pub stderr: Arc<Mutex<String>>,
-    /// What fills it in.
-    pub reader: tokio::task::JoinHandle<()>,
+    pub end: End,
 }
 
 /// Opens a tunnel to a node's containerd.
@@ -95,20 +89,21 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
             format!("cannot reach containerd on node {}: {why}", node.name),
         )
     };
-    let mut command = node.exec(&["perl", "-e", RELAY, SOCKET]);
-    command.stdin(std::process::Stdio::piped());
-    let mut child = process::spawn(&mut command)?;
-    let stdin = child.stdin.take().expect("stdin is piped");
-    let stdout = child.stdout.take().expect("stdout is piped");
-    let errors = child.stderr.take().expect("stderr is piped");
-    let stderr = Arc::new(Mutex::new(String::new()));
-    let kept = Arc::clone(&stderr);
-    let mut reader = tokio::spawn(async move {
-        let text = process::tail(errors).await;
-        *kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = text;
-    });
+    let silent = || {
+        failed(&format!("no answer within {} s", patience.as_secs())).hint(format!(
+            "look at it with `{}`",
+            node.exec_hint("crictl version")
+        ))
+    };
+    let starting = node.exec(&["perl", "-e", RELAY, SOCKET]);
+    let Exec {
+        stdin,
+        stdout,
+        mut end,
+    } = match tokio::time::timeout(patience, starting).await {
+        Ok(started) => started?,
+        Err(_) => return Err(silent()),
+    };
     let activity = Arc::new(Activity::new());
     let mut stdout = BufReader::with_capacity(
         256 * 1024,
@@ -121,21 +116,12 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
         Ok(Ok(hello)) => hello,
         Ok(Err(e)) => {
             // The exec is over; what it said explains it.
-            let _ = tokio::time::timeout(patience, &mut reader).await;
-            let text = stderr
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-                .clone();
-            return Err(explain(failed, &text, e));
+            drop(stdout);
+            let ended = tokio::time::timeout(patience, end.wait()).await;
+            let said = ended.map(|ended| ended.stderr).unwrap_or_default();
+            return Err(explain(failed, &said, e));
         }
-        Err(_) => {
-            return Err(
-                failed(&format!("no answer within {} s", patience.as_secs())).hint(format!(
-                    "look at it with `{}`",
-                    node.exec_hint("crictl version")
-                )),
-            );
-        }
+        Err(_) => return Err(silent()),
     };
     let mut pipe = Some(tokio::io::join(stdout, stdin));
     let connect = tower::service_fn(move |_| {
@@ -147,15 +133,13 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
     let connecting = endpoint.connect_with_connector(connect);
     let channel = tokio::time::timeout(patience, connecting)
         .await
-        .map_err(|_| failed(&format!("no answer within {} s", patience.as_secs())))?
+        .map_err(|_| silent())?
         .map_err(|e| failed("the connection broke").because(e))?;
     Ok(Tunnel {
         channel,
         hello,
         activity,
-        child,
-        stderr,
-        reader,
+        end,
     })
 }
 
@@ -206,7 +190,7 @@ async fn read_hello(stdout: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::
 
 /// The exec's stdout, noting when bytes come.
 struct Watched {
-    inner: ChildStdout,
+    inner: Output,
     activity: Arc<Activity>,
 }
 
@@ -217,7 +201,7 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        let polled = self.inner.as_mut().poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.touch();
         }

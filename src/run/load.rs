@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
 use super::{LoadRequest, allow, find, manifests, refuse_shadow, warn_about_latest};
@@ -284,6 +284,7 @@ async fn in_file(
     rename: Option<Reference>,
     platform: Platform,
 ) -> Result<Load> {
+    let found = SystemTime::now();
     let spool = match &spec {
         Spec::Stdin => {
             job.step(|| "spooling stdin to a temporary file".to_owned());
@@ -315,6 +316,7 @@ async fn in_file(
         image: Arc::new(image),
         source: Arc::new(blobs) as Arc<dyn Source>,
         names,
+        found,
     })
 }
 

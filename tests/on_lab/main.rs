@@ -4,17 +4,25 @@
 //! See tests/lab/README.md for how to bring the lab up.
 
 mod engines;
+#[path = "../support/lab.rs"]
 mod lab;
+#[path = "../support/pair.rs"]
+mod pair;
 mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
+mod builder;
 mod by_hand;
 mod choose;
+mod conditions;
 mod contexts;
+mod export;
+mod hosting;
 mod loader;
 mod matrix;
 mod output;
+mod overtaken;
 mod peers;
 mod prune;
 mod push;
@@ -24,3 +32,4 @@ mod sources;
 mod tilt;
 mod trouble;
 mod versions;
+mod watch;

@@ -5,7 +5,7 @@ use crate::peers::run_on;
 use crate::run;
 
 fn check(suite: &str, containerd: &str) {
-    let cluster = Cluster::of_suite(suite);
+    let cluster = Cluster::of_suite(suite, 1);
     let version = lab::exec(cluster.worker(), &["containerd", "--version"])
         .expect(0)
         .stdout;

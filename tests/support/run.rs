@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -141,6 +141,16 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Returns what it has written to stdout until now.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Tells whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Returns what it has written to stderr until now.
     pub fn stderr(&self) -> String {
         self.stderr.text()
@@ -150,7 +160,8 @@ impl Running {
     #[track_caller]
     pub fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         while !holds(self) {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if self.has_ended() {
+                let status = self.child.wait().unwrap();
                 panic!(
                     "it ended ({status}) before {what}:\n{}",
                     self.collect(status)
@@ -159,8 +170,10 @@ impl Running {
             if Instant::now() > self.deadline {
                 self.give_up(what);
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
+        // It has come this far: for the next step it has as long again.
+        self.deadline = Instant::now() + DEADLINE;
     }
 
     /// Waits for its end.
@@ -206,8 +219,8 @@ impl Running {
             code: status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
         }
     }
 }
@@ -220,6 +233,11 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Tells something although the test may succeed, when cargo hides what tests print.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Waits until something holds, at most for the deadline.

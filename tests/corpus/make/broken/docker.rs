@@ -85,7 +85,7 @@ pub(super) fn all(salt: &str, name: &str) -> Vec<Kind> {
         }),
         files(
             "Docker's layer was changed",
-            "the content of layer 2 is not what its digest says",
+            "layer 2 is damaged",
             &{
                 let mut files = sound.clone();
                 files.get(&layer)[600] ^= 1;
@@ -94,7 +94,7 @@ pub(super) fn all(salt: &str, name: &str) -> Vec<Kind> {
         ),
         files(
             "Docker's layers are out of order",
-            "the content of layer ",
+            " is damaged",
             &listed(|list| list[0]["Layers"].as_array_mut().unwrap().rotate_left(1)),
         ),
         files(

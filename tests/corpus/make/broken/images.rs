@@ -134,12 +134,12 @@ pub(super) fn all(salt: &str, name: &str) -> Vec<Kind> {
         ),
         files(
             "a changed raw layer",
-            "the content of layer 2 is not what its digest says",
+            "layer 2 is damaged",
             &changed(&image(RAW, "changed")),
         ),
         files(
             "a changed gzip layer",
-            "the content of layer 2 is not what its digest says",
+            "layer 2 is damaged",
             &changed(&image(GZIP, "changed")),
         ),
         files(
