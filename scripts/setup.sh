@@ -25,6 +25,8 @@ for purpose in "${@:-build}"; do
       ;;
     test)
       need shellcheck shellcheck
+      # libFuzzer is C++.
+      need c++ g++
       need jq jq
       ;;
     *)

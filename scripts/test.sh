@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that proves the project: lint, unit tests, command-line tests, and
-# tests against real engines and nodes in the lab.
+# Everything that proves the project: lint, unit tests, command-line tests,
+# tests against real engines and nodes in the lab, and a minute of fuzzing each
+# for what reads other people's bytes.
 #
 # The lab is made first and removed at the end, unless it was up before or
 # KEEP_LAB=1. Arguments go to `cargo test`. The last line is
@@ -66,6 +67,7 @@ run_tests() {
   cargo test --locked --no-fail-fast "$@" || status=$?
   # After cargo, which has built the program that it asks for its flags.
   tests/examples.sh || status=$?
+  scripts/fuzz.sh 60 || status=$?
   return "$status"
 }
 status=0

@@ -105,13 +105,18 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// Returns the short form that Docker prints: `docker.io/library/app:v1` is `app:v1`.
+    /// Returns the short form that Docker prints, `app:v1` for `docker.io/library/app:v1`; the
+    /// full form where the short one means something else, as with `docker.io/localhost/x`.
     pub fn familiar(&self) -> String {
         let whole = self.to_string();
         let short = whole.strip_prefix("docker.io/").unwrap_or(&whole);
-        match short.strip_prefix("library/") {
-            Some(rest) if !rest.contains('/') && whole.starts_with("docker.io/") => rest.to_owned(),
-            _ => short.to_owned(),
+        let short = match short.strip_prefix("library/") {
+            Some(rest) if !rest.contains('/') && whole.starts_with("docker.io/") => rest,
+            _ => short,
+        };
+        match read(short) {
+            Ok(same) if same.to_string() == whole => short.to_owned(),
+            _ => whole,
         }
     }
 }
@@ -152,12 +157,17 @@ fn read(name: &str) -> Result<Reference, String> {
         return Err(format!("{tag:?} is no tag"));
     }
     let (registry, repository) = split_registry(path);
+    let had_registry = path.len() > repository.len();
     if !is_registry(registry) {
         return Err(format!("{registry:?} is no registry"));
     }
     if repository.chars().any(|c| c.is_ascii_uppercase()) {
         return Err("the repository must be lower case".into());
     }
+    let repository = match registry == "docker.io" && !repository.contains('/') {
+        true => format!("library/{repository}"),
+        false => repository.to_owned(),
+    };
     if repository.len() > MAX_REPOSITORY {
         return Err(format!(
             "the repository is longer than {MAX_REPOSITORY} characters"
@@ -170,18 +180,13 @@ fn read(name: &str) -> Result<Reference, String> {
     if path.len() == 64 && path.chars().all(is_hex) {
         return Err("it looks like an image ID".into());
     }
-    let official = registry == "docker.io" && !repository.contains('/');
     Ok(Reference {
         registry: registry.to_owned(),
-        repository: if official {
-            format!("library/{repository}")
-        } else {
-            repository.to_owned()
-        },
+        repository,
         tag: digest.is_none().then(|| tag.unwrap_or("latest").to_owned()),
         digest: digest.map(str::to_owned),
         had_tag: tag.is_some() || digest.is_some(),
-        had_registry: path.len() > repository.len(),
+        had_registry,
     })
 }
 
@@ -291,6 +296,21 @@ mod tests {
             assert_eq!(reference.to_string(), full);
             assert_eq!(reference.familiar(), short);
         }
+    }
+
+    #[test]
+    fn forms_that_mean_something_else_are_not_used() {
+        let hex = "a".repeat(64);
+        for full in [
+            "docker.io/localhost/x:1",
+            "docker.io/a.b/c:1",
+            &format!("docker.io/library/{hex}@sha256:{hex}"),
+        ] {
+            assert_eq!(Reference::parse(full).unwrap().familiar(), full);
+        }
+        // With `library/` it is too long, and its own full form would be no name.
+        assert!(Reference::parse(&"a".repeat(247)).is_ok());
+        assert!(Reference::parse(&"a".repeat(248)).is_err());
     }
 
     #[test]

@@ -7,14 +7,17 @@ use std::collections::{BTreeSet, HashSet};
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, refused};
+use super::{AGAIN, Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, json, refused};
 use crate::error::Result;
 
 /// How deep indexes may nest.
 const MAX_DEPTH: usize = 4;
 /// More documents than any image has.
 const MAX_DOCUMENTS: usize = 2000;
+/// More descriptors that wait to be looked at than any image has.
+const MAX_QUEUE: usize = 10 * MAX_DOCUMENTS;
 
 /// A document that the chooser needs.
 #[derive(Debug, Clone)]
@@ -46,9 +49,12 @@ pub struct Chooser {
     missing: Vec<String>,
     /// The artifacts that are there.
     artifacts: BTreeSet<String>,
-    found: Vec<Image>,
-    /// Images for other platforms, of which nothing above says so.
-    others: Vec<Image>,
+    /// The best image until now.
+    found: Option<Image>,
+    /// The first image for another platform, of which nothing above said so, and how many there
+    /// are.
+    other: Option<Image>,
+    others: usize,
 }
 
 enum Step {
@@ -78,8 +84,9 @@ impl Chooser {
             seen: BTreeSet::new(),
             missing: Vec::new(),
             artifacts: BTreeSet::new(),
-            found: Vec::new(),
-            others: Vec::new(),
+            found: None,
+            other: None,
+            others: 0,
         }
     }
 
@@ -99,6 +106,11 @@ impl Chooser {
             if is_attestation(&descriptor) || !self.visited.insert(digest) {
                 continue;
             }
+            let media_type = descriptor.media_type().to_string();
+            if kind(&media_type) == Kind::Other {
+                self.artifacts.insert(media_type);
+                continue;
+            }
             if let Some(named) = platform_of(&descriptor)
                 && !self.platform.runs(&named)
             {
@@ -109,9 +121,7 @@ impl Chooser {
         }
         self.asked += 1;
         if self.asked > MAX_DOCUMENTS {
-            return Err(refused(format!(
-                "the image has more than {MAX_DOCUMENTS} manifests and indexes"
-            )));
+            return Err(too_many());
         }
         Ok(self.next.as_ref().map(|step| match step {
             Step::Manifest { descriptor, .. } => Want {
@@ -148,7 +158,8 @@ impl Chooser {
             (Step::Config { descriptor, .. }, None) => Err(refused(format!(
                 "the image's config {} is missing",
                 descriptor.digest()
-            ))),
+            ))
+            .hint(AGAIN)),
             (
                 Step::Config {
                     descriptor,
@@ -171,10 +182,16 @@ impl Chooser {
                     .hint("build the image again, one --platform at a time"));
                 }
                 self.seen.insert(image.platform.to_string());
-                if self.platform.runs(&image.platform) {
-                    self.found.push(image);
-                } else {
-                    self.others.push(image);
+                // One image is held at a time: there may be many, and their documents large.
+                if !self.platform.runs(&image.platform) {
+                    self.others += 1;
+                    self.other.get_or_insert(image);
+                } else if self
+                    .found
+                    .as_ref()
+                    .is_none_or(|best| image.platform.level() > best.platform.level())
+                {
+                    self.found = Some(image);
                 }
                 Ok(())
             }
@@ -183,26 +200,35 @@ impl Chooser {
 
     fn manifest(&mut self, descriptor: &Descriptor, depth: usize, bytes: Vec<u8>) -> Result<()> {
         let media_type = descriptor.media_type().to_string();
-        if media_type.contains("image.index") || media_type.contains("manifest.list") {
+        let digest = descriptor.digest();
+        let head: Head = json::read(&bytes, &format!("the manifest {digest}"))?;
+        if head.schema_version == Some(1) || kind(&media_type) == Kind::Schema1 {
+            return Err(refused(format!(
+                "the manifest {digest} is of Docker's schema 1, which no node takes any more"
+            ))
+            .hint("pull it with an engine of today and push or save it again"));
+        }
+        // Which of the two a document is must not depend on who reads it (CVE-2021-41190).
+        if head.manifests.is_some() && (head.layers.is_some() || head.config.is_some()) {
+            return Err(refused(format!("{digest} is both a manifest and an index"))
+                .hint("no tool writes that by mistake: do not trust where it came from"));
+        }
+        if kind(&media_type) == Kind::Index {
             if depth == MAX_DEPTH {
-                return Err(refused(format!(
-                    "the image's indexes nest deeper than {MAX_DEPTH}"
-                )));
+                return Err(
+                    refused(format!("the image's indexes nest deeper than {MAX_DEPTH}"))
+                        .hint(AGAIN),
+                );
             }
-            let index: ImageIndex = serde_json::from_slice(&bytes).map_err(|e| {
-                refused(format!("the index {} cannot be read", descriptor.digest())).because(e)
-            })?;
+            let index: ImageIndex = json::read(&bytes, &format!("the index {digest}"))?;
             let below = index.manifests().iter().rev();
             self.queue.extend(below.map(|d| (d.clone(), depth + 1)));
+            if self.queue.len() > MAX_QUEUE {
+                return Err(too_many());
+            }
             return Ok(());
         }
-        let read: ImageManifest = serde_json::from_slice(&bytes).map_err(|e| {
-            refused(format!(
-                "the manifest {} cannot be read",
-                descriptor.digest()
-            ))
-            .because(e)
-        })?;
+        let read: ImageManifest = json::read(&bytes, &format!("the manifest {digest}"))?;
         let config_type = read.config().media_type().to_string();
         if !is_image_config(&config_type) {
             let kind = read.artifact_type().as_ref().map(ToString::to_string);
@@ -224,8 +250,8 @@ impl Chooser {
     /// # Errors
     /// As [`Chooser::finish`].
     pub fn finish_with_any(mut self) -> Result<Image> {
-        if self.found.is_empty() && self.others.len() == 1 {
-            self.found.append(&mut self.others);
+        if self.found.is_none() && self.others == 1 {
+            self.found = self.other.take();
         }
         self.finish()
     }
@@ -236,11 +262,7 @@ impl Chooser {
     /// # Errors
     /// Image error, naming the platforms that are there.
     pub fn finish(self) -> Result<Image> {
-        let best = self
-            .found
-            .into_iter()
-            .min_by_key(|image| std::cmp::Reverse(image.platform.level()));
-        if let Some(image) = best {
+        if let Some(image) = self.found {
             return Ok(image);
         }
         if self.seen.is_empty()
@@ -267,17 +289,10 @@ impl Chooser {
 
 /// Describes a manifest or index of which nothing is known but its bytes, and perhaps a media type.
 pub fn describe(document: &[u8], media_type: &str) -> Result<Descriptor> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Kind {
-        media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
     let media_type = if media_type.is_empty() {
-        let kind: Kind = serde_json::from_slice(document)
-            .map_err(|e| refused("the image's manifest cannot be read").because(e))?;
-        kind.media_type.unwrap_or_else(|| {
-            let kind = match kind.manifests {
+        let head: Head = json::read(document, "the image's manifest")?;
+        head.media_type.unwrap_or_else(|| {
+            let kind = match head.manifests {
                 Some(_) => "index",
                 None => "manifest",
             };
@@ -295,6 +310,43 @@ pub fn describe(document: &[u8], media_type: &str) -> Result<Descriptor> {
         document.len() as u64,
         digest,
     ))
+}
+
+/// What tells a manifest from an index and an artifact.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    manifests: Option<IgnoredAny>,
+    config: Option<IgnoredAny>,
+    layers: Option<IgnoredAny>,
+}
+
+/// What a descriptor points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Index,
+    Manifest,
+    Schema1,
+    Other,
+}
+
+fn kind(media_type: &str) -> Kind {
+    match media_type {
+        t if t.contains("image.index") || t.contains("manifest.list") => Kind::Index,
+        t if t.contains("distribution.manifest.v1") => Kind::Schema1,
+        // OCI 1.1 had artifact manifests until shortly before it was done.
+        t if t.contains("manifest") && !t.contains("artifact") => Kind::Manifest,
+        _ => Kind::Other,
+    }
+}
+
+fn too_many() -> crate::error::Error {
+    refused(format!(
+        "the image has more than {MAX_DOCUMENTS} manifests and indexes"
+    ))
+    .hint(AGAIN)
 }
 
 /// Makes the error for an image that has other platforms only.
@@ -327,11 +379,12 @@ fn agrees(descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
             "{digest} has {} bytes where {} are promised",
             bytes.len(),
             descriptor.size()
-        )));
+        ))
+        .hint(AGAIN));
     }
     let found = Digest::of(bytes);
     if found != digest {
-        return Err(refused(format!("the content of {digest} is {found}")));
+        return Err(refused(format!("the content of {digest} is {found}")).hint(AGAIN));
     }
     Ok(())
 }
@@ -489,6 +542,54 @@ mod tests {
         let image = all.image("linux/amd64");
         let top = all.index(&[artifact, image]);
         all.choose(&top, "linux/amd64").unwrap();
+    }
+
+    #[test]
+    fn refuses_what_is_no_manifest_of_today_by_its_name() {
+        let mut all = Documents::default();
+        let mut refused = |media_type: &str, document: Value| {
+            let top = all.add(media_type, &document);
+            all.choose(&top, "linux/amd64").unwrap_err().to_string()
+        };
+        let jws = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+        let old = json!({"schemaVersion": 1, "fsLayers": []});
+        assert!(refused(jws, old.clone()).contains("schema 1"));
+        assert!(refused(MANIFEST, old).contains("schema 1"));
+        let both = json!({"schemaVersion": 2, "manifests": [], "layers": []});
+        assert!(refused(MANIFEST, both.clone()).contains("both a manifest and an index"));
+        assert!(refused(INDEX, both).contains("both a manifest and an index"));
+        let artifact = "application/vnd.oci.artifact.manifest.v1+json";
+        let said = refused(artifact, json!({"blobs": []}));
+        assert!(said.contains(&format!("artifact ({artifact})")), "{said}");
+    }
+
+    #[test]
+    fn takes_the_first_of_equals_and_any_only_if_it_is_the_only_one() {
+        let mut all = Documents::default();
+        let one = all.image("linux/amd64");
+        let mut two = all.image("linux/amd64/v1");
+        two["annotations"] = json!({"a": "b"});
+        let arm = all.image("linux/arm64");
+        let top = all.index(&[arm.clone(), one.clone(), two]);
+        let found = all.choose(&top, "linux/amd64").unwrap();
+        assert_eq!(one["digest"], found.manifest.digest.as_str());
+        let any = |all: &mut Documents, top: &Value| {
+            let top: Descriptor = serde_json::from_value(top.clone()).unwrap();
+            let mut chooser = Chooser::new(&[top], &"linux/amd64".parse().unwrap());
+            while let Some(want) = chooser.want().unwrap() {
+                chooser
+                    .give(all.bytes.get(want.descriptor.digest().as_ref()).cloned())
+                    .unwrap();
+            }
+            chooser
+                .finish_with_any()
+                .map(|image| image.platform.to_string())
+        };
+        let top = all.index(std::slice::from_ref(&arm));
+        assert_eq!(any(&mut all, &top).unwrap(), "linux/arm64");
+        let other = all.image("linux/s390x");
+        let top = all.index(&[arm, other]);
+        assert!(any(&mut all, &top).is_err());
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod archive;
 pub mod choose;
+mod json;
 pub mod pack;
 pub mod platform;
 mod validate;
@@ -23,9 +24,32 @@ pub use validate::{MAX_CONFIG, MAX_MANIFEST};
 
 use crate::error::{Error, ErrorKind};
 
+/// The most characters of a message that may come out of an archive.
+const MAX_MESSAGE: usize = 1000;
+
+/// What to do about an image that does not agree with itself.
+pub(crate) const AGAIN: &str =
+    "it is damaged, or the tool that wrote it is at fault: build, save or pull it again";
+
 /// Makes the error for an image that must not get in.
-pub(crate) fn refused(why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Image, why)
+pub(crate) fn refused(why: impl AsRef<str>) -> Error {
+    Error::new(ErrorKind::Image, tame(why.as_ref()))
+}
+
+/// Makes text safe to print that may quote what is in an archive: it moves no cursor, and ends.
+fn tame(text: &str) -> String {
+    let mut tame = String::new();
+    for (i, c) in text.chars().enumerate() {
+        if i == MAX_MESSAGE {
+            tame.push('…');
+            break;
+        }
+        match c.is_control() {
+            true => tame.extend(c.escape_default()),
+            false => tame.push(c),
+        }
+    }
+    tame
 }
 
 /// The sha256 digest of a blob as it is stored, `sha256:` and 64 hex digits.
@@ -90,10 +114,7 @@ impl FromStr for Digest {
         if hex.len() == 64 && hex.bytes().all(good) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Error::new(
-                ErrorKind::Image,
-                format!("`{text:.100}` is not a sha256 digest"),
-            ))
+            Err(refused(format!("`{text:.100}` is not a sha256 digest")).hint(AGAIN))
         }
     }
 }
@@ -206,6 +227,7 @@ impl Image {
 
     /// Returns the size of all blobs as stored, in bytes.
     pub fn size(&self) -> u64 {
+        // Their sum fits: validation has seen to it.
         let layers: u64 = self.layers.iter().map(|layer| layer.size).sum();
         layers + (self.manifest.bytes.len() + self.config.bytes.len()) as u64
     }
@@ -240,6 +262,13 @@ mod tests {
             Digest::of(b"abc").as_str(),
             "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn messages_cannot_write_to_the_terminal_what_they_like() {
+        let error = refused(format!("a \x1b[2J {}", "x".repeat(5000))).to_string();
+        assert!(error.starts_with("a \\u{1b}[2J x"), "{error}");
+        assert!(error.len() < 1100, "{}", error.len());
     }
 
     #[test]

@@ -7,7 +7,9 @@ use oci_spec::image::ImageManifest;
 use serde::Deserialize;
 
 use super::choose::is_image_config;
-use super::{Compression, DiffId, Digest, Document, Image, Layer, Platform, chain_ids, refused};
+use super::{
+    AGAIN, Compression, DiffId, Digest, Document, Image, Layer, Platform, chain_ids, json, refused,
+};
 use crate::error::{Error, Result};
 
 /// The largest manifest that is read, in bytes; registries use the same limit.
@@ -16,6 +18,8 @@ pub const MAX_MANIFEST: u64 = 4 << 20;
 pub const MAX_CONFIG: u64 = 8 << 20;
 /// overlayfs and the engines stop well below this.
 const MAX_LAYERS: usize = 512;
+/// More than any layer has, in bytes: 64 TB, so that sums fit and node's clocks of patience too.
+const MAX_LAYER: u64 = 1 << 46;
 
 /// The part of an image config that loading depends on.
 ///
@@ -32,6 +36,8 @@ struct Config {
 
 #[derive(Deserialize)]
 struct RootFs {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
     #[serde(default)]
     diff_ids: Option<Vec<String>>,
 }
@@ -52,8 +58,7 @@ impl Image {
     /// # Errors
     /// Image error, naming what does not agree.
     pub fn from_documents(manifest: Vec<u8>, media_type: &str, config: Vec<u8>) -> Result<Self> {
-        let parsed: ImageManifest = serde_json::from_slice(&manifest)
-            .map_err(|e| refused("the image's manifest cannot be read").because(e))?;
+        let parsed: ImageManifest = json::read(&manifest, "the image's manifest")?;
         let config_digest = Digest::of(&config);
         let named = parsed.config().digest().to_string();
         if named != config_digest.as_str() {
@@ -67,8 +72,17 @@ impl Image {
                 "this is an artifact ({config_type}), not a container image"
             )));
         }
-        let read: Config = serde_json::from_slice(&config)
-            .map_err(|e| refused("the image's config cannot be read").because(e))?;
+        let read: Config = json::read(&config, "the image's config")?;
+        let kind = read
+            .rootfs
+            .as_ref()
+            .and_then(|rootfs| rootfs.kind.as_deref());
+        if let Some(kind) = kind.filter(|kind| *kind != "layers") {
+            return Err(refused(format!(
+                "the config's rootfs is of type `{kind}`, not `layers`"
+            ))
+            .hint(AGAIN));
+        }
         let diff_ids = read
             .rootfs
             .and_then(|rootfs| rootfs.diff_ids)
@@ -76,12 +90,12 @@ impl Image {
             .iter()
             .map(|text| text.parse().map(DiffId))
             .collect::<Result<Vec<_>>>()
-            .map_err(|e| e.within("the config's rootfs is damaged"))?;
+            .map_err(|e| e.within("the config's rootfs is damaged").hint(AGAIN))?;
         let layers = layers(&parsed, &diff_ids)?;
         if read.os.is_empty() || read.architecture.is_empty() {
-            return Err(refused(
-                "the config names no operating system or architecture",
-            ));
+            return Err(
+                refused("the config names no operating system or architecture").hint(AGAIN),
+            );
         }
         Ok(Self {
             platform: Platform::new(&read.os, &read.architecture, read.variant.as_deref()),
@@ -105,14 +119,11 @@ fn layers(manifest: &ImageManifest, diff_ids: &[DiffId]) -> Result<Vec<Layer>> {
     if count > MAX_LAYERS {
         return Err(refused(format!(
             "the image has {count} layers, more than {MAX_LAYERS}"
-        )));
+        ))
+        .hint("build it with fewer, e.g. in stages"));
     }
     if count != diff_ids.len() {
-        return Err(refused(format!(
-            "mismatched image rootfs: the manifest has {count} layers, the config {}",
-            diff_ids.len()
-        ))
-        .hint("Docker 25.0.0 writes such archives; upgrade to 25.0.1 or later and save again"));
+        return Err(mismatched(count, diff_ids.len()));
     }
     manifest
         .layers()
@@ -122,10 +133,18 @@ fn layers(manifest: &ImageManifest, diff_ids: &[DiffId]) -> Result<Vec<Layer>> {
         .map(|(i, (descriptor, (diff_id, chain_id)))| {
             let media_type = descriptor.media_type().to_string();
             let compression = compression(&media_type)
-                .ok_or_else(|| refused(format!("layer {} is a `{media_type}`", i + 1)))?;
+                .map_err(|e| e.within(format!("layer {} is a `{media_type:.100}`", i + 1)))?;
             let digest: Digest = descriptor.digest().to_string().parse()?;
             if compression == Compression::None && digest != diff_id.0 {
-                return Err(wrong_diff_id(i, diff_id, &digest));
+                return Err(wrong_diff_id(i, diff_ids, &digest));
+            }
+            if descriptor.size() > MAX_LAYER {
+                return Err(refused(format!(
+                    "layer {} is said to have {} bytes",
+                    i + 1,
+                    descriptor.size()
+                ))
+                .hint(AGAIN));
             }
             Ok(Layer {
                 digest,
@@ -139,26 +158,62 @@ fn layers(manifest: &ImageManifest, diff_ids: &[DiffId]) -> Result<Vec<Layer>> {
         .collect()
 }
 
-/// Makes the error for a layer whose content is not what the config says.
-pub(crate) fn wrong_diff_id(index: usize, expected: &DiffId, found: &Digest) -> Error {
+/// Makes the error for an image whose manifest and config differ in their number of layers.
+pub(super) fn mismatched(layers: usize, diff_ids: usize) -> Error {
+    // https://github.com/moby/moby/issues/47065
     refused(format!(
-        "layer {} does not match the image's rootfs: the config says {expected}, its content is {found}",
-        index + 1
+        "mismatched image rootfs and manifest layers: there are {layers} layers, the config has {diff_ids}"
     ))
-    .hint("Docker 25.0.0 writes such images; upgrade to 25.0.1 or later and build again")
+    .hint(
+        "Docker 25.0.0 and what came shortly before it write such archives; \
+         upgrade to 25.0.1 or later and save again",
+    )
 }
 
-/// Returns how a layer of this media type is stored; none, if it is not a layer that a node can
-/// unpack (encrypted, or content that must be fetched from a URL).
-fn compression(media_type: &str) -> Option<Compression> {
+/// Makes the error for a layer whose content is not what the config says.
+pub(crate) fn wrong_diff_id(index: usize, diff_ids: &[DiffId], found: &Digest) -> Error {
+    let expected = &diff_ids[index];
+    let elsewhere = diff_ids.iter().position(|diff_id| diff_id.0 == *found);
+    let layer = index + 1;
+    match elsewhere {
+        // https://github.com/moby/moby/issues/47150
+        Some(other) => refused(format!(
+            "layer {layer} does not match the image's rootfs: the config says {expected}, \
+             its content is {found}, the config's layer {}",
+            other + 1
+        ))
+        .hint(
+            "Docker 25.0.0 writes such archives, with the layers out of order; \
+             upgrade to 25.0.1 or later and save again",
+        ),
+        None => refused(format!(
+            "layer {layer} does not match the image's rootfs: the config says {expected}, \
+             its content is {found}"
+        ))
+        .hint(
+            "Docker 25.0.0 writes such archives (then upgrade to 25.0.1 or later), \
+             and so do tools that change a layer and not the config; build and save again",
+        ),
+    }
+}
+
+/// Returns how a layer of this media type is stored; the error says why a node cannot unpack it.
+fn compression(media_type: &str) -> Result<Compression> {
     match media_type {
         "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.docker.image.rootfs.diff.tar" => Some(Compression::None),
+        | "application/vnd.docker.image.rootfs.diff.tar" => Ok(Compression::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Some(Compression::Gzip),
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Some(Compression::Zstd),
-        _ => None,
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Compression::Zstd),
+        other if other.ends_with("+encrypted") => Err(refused("it is encrypted")
+            .hint("decrypt it on the way: `skopeo copy --decryption-key KEY …`")),
+        other if other.contains("foreign") || other.contains("nondistributable") => Err(refused(
+            "its bytes are not in the image but at a URL of its maker's",
+        )
+        .hint("build the image on a base whose layers may be passed on")),
+        _ => Err(refused("no node can unpack that")
+            .hint("nodes unpack tar, plain or compressed with gzip or zstd")),
     }
 }
 
@@ -209,8 +264,30 @@ mod tests {
 
     #[test]
     fn refuses_a_layer_no_node_can_unpack() {
-        let error = image("application/vnd.oci.image.layer.v1.tar+encrypted", 1, 1).unwrap_err();
-        assert!(error.to_string().contains("encrypted"), "{error}");
+        for (media_type, why) in [
+            (
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+                "it is encrypted",
+            ),
+            (
+                "application/vnd.oci.image.layer.nondistributable.v1.tar",
+                "at a URL",
+            ),
+            (
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "at a URL",
+            ),
+            (
+                "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+                "no node can",
+            ),
+        ] {
+            let error = image(media_type, 2, 2).unwrap_err();
+            let said = crate::error::one_line(&error).to_string();
+            assert!(said.starts_with("layer 1 is a `application/"), "{said}");
+            assert!(said.contains(why), "{said}");
+            assert!(error.next_step().is_some());
+        }
     }
 
     #[test]
@@ -231,6 +308,45 @@ mod tests {
             Image::from_documents(manifest.to_string().into_bytes(), "m", config).unwrap_err();
         assert!(
             error.to_string().contains("layer 1 does not match"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn tells_layers_out_of_order_from_changed_ones() {
+        let diff_ids: Vec<DiffId> = (0..3).map(|i| DiffId(Digest::of(&[i]))).collect();
+        let swapped = wrong_diff_id(1, &diff_ids, &diff_ids[2].0).to_string();
+        assert!(swapped.ends_with("the config's layer 3"), "{swapped}");
+        let changed = wrong_diff_id(1, &diff_ids, &Digest::of(b"x"));
+        assert!(
+            !changed.to_string().contains("the config's layer"),
+            "{changed}"
+        );
+        assert!(changed.next_step().unwrap().contains("25.0.1"));
+    }
+
+    #[test]
+    fn refuses_sizes_that_do_not_add_up() {
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(b"a"), Digest::of(b"b")]},
+        })
+        .to_string()
+        .into_bytes();
+        let layer = |of: &[u8]| {
+            serde_json::json!({"mediaType": RAW, "digest": Digest::of(of),
+            "size": u64::MAX})
+        };
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": Digest::of(&config), "size": config.len()},
+            "layers": [layer(b"a"), layer(b"b")],
+        });
+        let error =
+            Image::from_documents(manifest.to_string().into_bytes(), "m", config).unwrap_err();
+        assert!(
+            error.to_string().contains("layer 1 is said to have"),
             "{error}"
         );
     }

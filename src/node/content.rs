@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::lease::Lease;
 use super::session::{Failure, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Digest;
+use crate::image::{AGAIN, Digest};
 
 /// The largest answer that is read, in bytes: containerd's own limit.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -169,7 +169,7 @@ impl Write {
                 ),
             )
             .because(failure.text)
-            .hint("the archive is damaged: build or save the image again")),
+            .hint(AGAIN)),
             _ => Err(failure.into()),
         }
     }
@@ -253,7 +253,8 @@ impl Write {
                     "blob {} ends after {offset} of {} bytes",
                     expected.digest, expected.size
                 ),
-            ));
+            )
+            .hint(AGAIN));
         }
         let _ = messages
             .send(message(

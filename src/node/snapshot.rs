@@ -18,7 +18,7 @@ use containerd_client::types::{Descriptor, Mount};
 use super::lease::Lease;
 use super::session::{Failure, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{ChainId, Digest, Image, Layer};
+use crate::image::{AGAIN, ChainId, Digest, Image, Layer, refused, wrong_diff_id};
 
 /// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
 /// nothing of how far it is, and may take that long while the node is alive.
@@ -198,20 +198,45 @@ async fn apply(
     let what = format!("unpacking layer {}", index + 1);
     let applied = session
         .call_within(deadline(layer.size * 4), &what, client.apply(request))
-        .await?
+        .await
+        .map_err(|failure| match damaged(&failure.text) {
+            true => refused(format!("layer {} cannot be unpacked", index + 1))
+                .because(failure.text)
+                .hint(AGAIN),
+            false => failure.into(),
+        })?
         .applied
         .unwrap_or_default();
     if applied.digest == layer.diff_id.to_string() {
         return Ok(applied.size.cast_unsigned());
     }
     match applied.digest.parse() {
-        Ok(found) => Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found)),
+        Ok(found) => {
+            let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+            Err(wrong_diff_id(index, &diff_ids, &found))
+        }
         Err(e) => Err(Error::new(
             ErrorKind::Load,
             format!("node {}: {what} gave no digest", session.node().name),
         )
         .because(e)),
     }
+}
+
+/// Tells whether containerd could not unpack a layer because of what is in it: the words of Go's
+/// tar and gzip, of klauspost's zstd and of pigz, which containerd prefers where it is installed.
+fn damaged(text: &str) -> bool {
+    let signs = [
+        "archive/tar:",
+        "gzip:",
+        "pigz:",
+        "unexpected EOF",
+        "invalid input:",
+        "magic number mismatch",
+        "corrupt",
+    ];
+    // A disk that is full makes tar and pigz complain too.
+    !text.contains("no space left") && signs.iter().any(|sign| text.contains(sign))
 }
 
 fn deadline(bytes: u64) -> Duration {

@@ -48,6 +48,8 @@ pub async fn stage(
     let lanes = Arc::new(Semaphore::new(LANES));
     let mut arrivals: HashMap<Digest, oneshot::Receiver<()>> = HashMap::new();
     for layer in inventory.missing(image) {
+        let position = image.layers.iter().position(|l| l.digest == layer.digest);
+        let number = position.map_or(0, |i| i + 1);
         let (arrived, arrival) = oneshot::channel();
         arrivals.insert(layer.digest.clone(), arrival);
         let write = Write {
@@ -66,7 +68,11 @@ pub async fn stage(
         writes.spawn(async move {
             let _turn = turn.await.expect("the semaphore is never closed");
             let blob = source.open(&expected.digest);
-            write.run(blob, Promise::Known(expected)).await?;
+            let written = write.run(blob, Promise::Known(expected)).await;
+            written.map_err(|e| match e.kind() {
+                ErrorKind::Image => e.within(format!("layer {number} is damaged")),
+                _ => e,
+            })?;
             let _ = arrived.send(());
             Ok::<_, Error>(())
         });

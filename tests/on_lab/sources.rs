@@ -193,7 +193,7 @@ fn what_is_no_archive() {
     tool("tar", &["-cf", "other.tar", "Dockerfile"]);
     tool("tar", &["-czf", "zipped.tar", "Dockerfile"]);
     for (file, says) in [
-        ("text.tar", "the archive is damaged"),
+        ("text.tar", "this is no tar archive"),
         ("other.tar", "neither index.json nor manifest.json"),
         ("zipped.tar", "zcat"),
         ("gone.tar", "cannot open"),

@@ -6,10 +6,11 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
-use super::store::Store;
+use super::store::{NO_TOOL, Store, clean};
 use crate::error::Result;
 use crate::image::choose::not_for;
-use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, refused};
+use crate::image::validate::mismatched;
+use crate::image::{AGAIN, Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, json, refused};
 use crate::reference::Reference;
 use crate::source::spool::{Extent, FileBlobs};
 
@@ -26,8 +27,7 @@ pub(super) struct DockerImage {
 
 pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
     let list = store.small("manifest.json", MAX_MANIFEST)?;
-    let list: Vec<DockerImage> = serde_json::from_slice(&list)
-        .map_err(|e| refused("manifest.json cannot be read").because(e))?;
+    let list: Vec<DockerImage> = json::read(&list, "manifest.json")?;
     let entry = |docker: DockerImage| Entry {
         names: docker
             .repo_tags
@@ -57,23 +57,32 @@ pub(super) fn read(
     struct Config {
         rootfs: Rootfs,
     }
+    for path in std::iter::once(&docker.config).chain(docker.layers.iter().flatten()) {
+        if clean(path.as_bytes())? != *path {
+            return Err(
+                refused(format!("manifest.json names a strange path, {path:?}")).hint(NO_TOOL),
+            );
+        }
+    }
     let config = store.small(&docker.config, MAX_CONFIG)?;
-    let read: Config = serde_json::from_slice(&config)
-        .map_err(|e| refused("the image's config cannot be read").because(e))?;
+    if let Some(named) = digest_in(&docker.config) {
+        let found = Digest::of(&config);
+        if found != named {
+            return Err(
+                refused(format!("the content of {} is {found}", docker.config)).hint(AGAIN),
+            );
+        }
+    }
+    let read: Config = json::read(&config, "the image's config")?;
     let diff_ids = read.rootfs.diff_ids.unwrap_or_default();
     let paths = docker.layers.as_deref().unwrap_or_default();
     if diff_ids.len() != paths.len() {
-        return Err(refused(format!(
-            "mismatched image rootfs: the archive has {} layers, the config {}",
-            paths.len(),
-            diff_ids.len()
-        ))
-        .hint("Docker 25.0.0 writes such archives; upgrade to 25.0.1 or later and save again"));
+        return Err(mismatched(paths.len(), diff_ids.len()));
     }
     let mut extents = HashMap::new();
     let mut layers = Vec::new();
     for (path, diff_id) in paths.iter().zip(&diff_ids) {
-        let extent = store.find(path)?;
+        let extent = store.follow(path)?;
         let (media_type, digest) = match compression(&extent) {
             // Its digest is its diff ID; that the content agrees is checked where it goes.
             None => ("application/vnd.oci.image.layer.v1.tar", diff_id.parse()?),
@@ -102,6 +111,15 @@ pub(super) fn read(
         return Err(not_for(platform, [image.platform.to_string()]));
     }
     Ok((image, FileBlobs::new(extents)))
+}
+
+/// Returns the digest that a config's path is made of: `HEX.json` from Docker before 25,
+/// `blobs/sha256/HEX` since, `sha256:HEX` from go-containerregistry. Others choose other names.
+fn digest_in(path: &str) -> Option<Digest> {
+    let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+    let hex = name.strip_suffix(".json").unwrap_or(name);
+    let hex = hex.strip_prefix("sha256:").unwrap_or(hex);
+    format!("sha256:{hex}").parse().ok()
 }
 
 /// Tells how a layer is compressed, by its first bytes: docker-archives do not say.

@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 
 use oci_spec::image::{Descriptor, ImageIndex};
+use serde::Deserialize;
 
 use super::Entry;
 use super::store::Store;
 use crate::error::Result;
 use crate::image::choose::Chooser;
-use crate::image::{Digest, Image, MAX_MANIFEST, Platform, refused};
+use crate::image::{AGAIN, Digest, Image, MAX_MANIFEST, Platform, json, refused};
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
 
@@ -17,6 +18,9 @@ const NAME: &str = "io.containerd.image.name";
 /// The annotation with a name or, as skopeo, umoci and buildah write it, a tag alone.
 const REF: &str = "org.opencontainers.image.ref.name";
 
+/// More manifests than any layout lists.
+const MAX_DESCRIPTORS: usize = 10_000;
+
 fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
@@ -24,9 +28,15 @@ fn blob_path(digest: &Digest) -> String {
 /// Lists the images of an OCI layout. Descriptors without a name, or with the same digest, are
 /// one image: its platforms, or its names.
 pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
+    check_version(store)?;
     let index = store.small("index.json", MAX_MANIFEST)?;
-    let index: ImageIndex = serde_json::from_slice(&index)
-        .map_err(|e| refused("index.json cannot be read").because(e))?;
+    let index: ImageIndex = json::read(&index, "index.json")?;
+    if index.manifests().len() > MAX_DESCRIPTORS {
+        return Err(refused(format!(
+            "index.json lists more than {MAX_DESCRIPTORS} manifests"
+        ))
+        .hint(AGAIN));
+    }
     struct Listed {
         digest: String,
         /// Whether the index tags it: two that it tags are two images, two that it does not are
@@ -79,6 +89,28 @@ pub(super) fn images(store: &Store) -> Result<Vec<Entry>> {
         .collect())
 }
 
+/// Refuses layouts of a later version than is known. Where it is not said, the rest tells.
+fn check_version(store: &Store) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Layout {
+        image_layout_version: String,
+    }
+    if !store.has("oci-layout") {
+        return Ok(());
+    }
+    let layout = store.small("oci-layout", 4096)?;
+    let layout: Layout = json::read(&layout, "oci-layout")?;
+    let version = layout.image_layout_version;
+    match version.starts_with("1.") {
+        true => Ok(()),
+        false => Err(refused(format!(
+            "the OCI layout is of version {version}, known is 1.0.0"
+        ))
+        .hint("write it as an older version, or look for a newer kindlift")),
+    }
+}
+
 pub(super) fn read(
     store: &Store,
     descriptors: &[Descriptor],
@@ -88,23 +120,26 @@ pub(super) fn read(
     while let Some(want) = chooser.want()? {
         let digest: Digest = want.descriptor.digest().to_string().parse()?;
         let path = blob_path(&digest);
-        let document = match store.has(&path) {
-            true => Some(store.small(&path, want.limit)?),
-            false => None,
+        let document = match store.lacks(&path) {
+            true => None,
+            false => Some(store.small(&path, want.limit)?),
         };
         chooser.give(document)?;
     }
     let image = chooser.finish()?;
     let mut extents = HashMap::new();
     for (i, layer) in image.layers.iter().enumerate() {
-        let extent = store.find(&blob_path(&layer.digest))?;
+        let extent = store
+            .find(&blob_path(&layer.digest))
+            .map_err(|e| e.within(format!("layer {} is not there", i + 1)))?;
         if extent.len != layer.size {
             return Err(refused(format!(
                 "layer {} has {} bytes, its manifest says {}",
                 i + 1,
                 extent.len,
                 layer.size
-            )));
+            ))
+            .hint(AGAIN));
         }
         extents.insert(layer.digest.clone(), extent);
     }

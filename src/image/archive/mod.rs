@@ -6,6 +6,8 @@
 
 mod docker;
 mod layout;
+mod members;
+mod mistaken;
 mod store;
 
 use std::collections::BTreeSet;
@@ -21,6 +23,9 @@ use super::{Image, Platform, refused};
 use crate::error::Result;
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
+
+/// The most images that a message lists.
+const MAX_LISTED: usize = 20;
 
 /// An archive or a folder with images.
 pub struct Archive {
@@ -67,11 +72,10 @@ impl Archive {
         } else if store.has("manifest.json") {
             docker::images(&store)?
         } else {
-            return Err(refused("it has neither index.json nor manifest.json")
-                .hint("kindlift reads OCI layouts and archives, and what `docker save` writes"));
+            return Err(mistaken::no_image(&store));
         };
         if images.is_empty() {
-            return Err(refused("it holds no image"));
+            return Err(refused("it holds no image").hint("name one where you save it"));
         }
         Ok(Self { store, images })
     }
@@ -143,6 +147,10 @@ impl Archive {
             let name = image.names.first().or(image.tags.first());
             name.map_or("one without a name", String::as_str).to_owned()
         };
-        self.images.iter().map(first).collect::<Vec<_>>().join(", ")
+        let mut names: Vec<String> = self.images.iter().take(MAX_LISTED).map(first).collect();
+        if let Some(more @ 1..) = self.images.len().checked_sub(MAX_LISTED) {
+            names.push(format!("{more} more"));
+        }
+        names.join(", ")
     }
 }

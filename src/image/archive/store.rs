@@ -1,105 +1,99 @@
-//! Where an archive's files lie: the members of a tar, walked once for its headers, or a folder.
+//! Where an archive's files lie: in a tar, or in a folder.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::members::Members;
+use super::mistaken;
 use crate::error::Result;
-use crate::image::refused;
+use crate::image::{AGAIN, refused};
 use crate::source::spool::Extent;
-
-/// More files than any image has blobs.
-const MAX_ENTRIES: usize = 100_000;
 
 /// Where the files are.
 pub(super) enum Store {
     /// The members of a tar, by path.
-    Tar {
-        files: HashMap<String, Extent>,
-        links: HashMap<String, String>,
-    },
+    Tar(Members),
     /// A folder.
     Folder(PathBuf),
 }
 
 impl Store {
     pub(super) fn index(file: &Arc<File>) -> Result<Self> {
-        let damaged = |e: std::io::Error| refused("the archive is damaged").because(e);
-        let mut handle = file.try_clone().map_err(damaged)?;
-        handle.seek(SeekFrom::Start(0)).map_err(damaged)?;
-        let length = handle.metadata().map_err(damaged)?.len();
-        refuse_compressed(&mut handle)?;
-        let mut archive = tar::Archive::new(BufReader::new(handle));
-        let mut files = HashMap::new();
-        let mut links = HashMap::new();
-        for entry in archive.entries_with_seek().map_err(damaged)? {
-            let entry = entry.map_err(damaged)?;
-            let path = clean(&entry.path_bytes())?;
-            let kind = entry.header().entry_type();
-            if kind.is_file() {
-                let extent = Extent {
-                    file: Arc::clone(file),
-                    offset: entry.raw_file_position(),
-                    len: entry.size(),
-                };
-                let end = extent.offset.checked_add(extent.len);
-                if end.is_none_or(|end| end > length) {
-                    return Err(refused(format!("the archive ends in the middle of {path}")));
-                }
-                if files.insert(path.clone(), extent).is_some() {
-                    return Err(refused(format!("the archive has {path} twice")));
-                }
-            } else if kind.is_symlink() || kind.is_hard_link() {
-                if let Some(target) = entry.link_name_bytes() {
-                    let target = String::from_utf8_lossy(&target).into_owned();
-                    links.insert(path, target);
-                }
-            } else if !kind.is_dir() && !kind.is_pax_global_extensions() {
-                return Err(refused(format!(
-                    "{path} in the archive is neither file nor folder"
-                )));
-            }
-            if files.len() + links.len() > MAX_ENTRIES {
-                return Err(refused(format!(
-                    "the archive has more than {MAX_ENTRIES} members"
-                )));
-            }
+        let length = mistaken::length(file)?;
+        match Members::of(file, length) {
+            Ok(members) => Ok(Self::Tar(members)),
+            Err(why) => Err(mistaken::told_by_engine(file, length).unwrap_or(why)),
         }
-        Ok(Self::Tar { files, links })
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
         match self {
-            Self::Tar { files, .. } => files.contains_key(path),
+            Self::Tar(members) => members.files.contains_key(path),
             Self::Folder(folder) => folder.join(path).is_file(),
         }
     }
 
-    pub(super) fn find(&self, path: &str) -> Result<Extent> {
-        let missing = || refused(format!("the archive lacks {path}"));
+    /// Tells whether there is nothing at a path: no file, and nothing else either.
+    pub(super) fn lacks(&self, path: &str) -> bool {
         match self {
-            Self::Tar { files, links } => {
-                let found = files
-                    .get(path)
-                    .or_else(|| files.get(&resolve(links, path)?));
-                found.cloned().ok_or_else(missing)
+            Self::Tar(members) => {
+                !members.files.contains_key(path) && !members.links.contains_key(path)
+            }
+            Self::Folder(folder) => !folder.join(path).exists(),
+        }
+    }
+
+    /// Tells whether there is anything below a folder, or at a path.
+    pub(super) fn has_any_of(&self, paths: &[&str]) -> bool {
+        match self {
+            Self::Tar(members) => members
+                .files
+                .keys()
+                .any(|file| paths.iter().any(|path| file.starts_with(path))),
+            Self::Folder(folder) => paths.iter().any(|path| folder.join(path).exists()),
+        }
+    }
+
+    /// Finds a file, where Docker's links lead too.
+    pub(super) fn follow(&self, path: &str) -> Result<Extent> {
+        if let Self::Tar(members) = self
+            && let Some(found) = members.behind_link(path)
+        {
+            return Ok(found.clone());
+        }
+        self.find(path)
+    }
+
+    /// Finds a file.
+    pub(super) fn find(&self, path: &str) -> Result<Extent> {
+        let missing = || {
+            refused(format!("{path} is missing")).hint("it is incomplete: save or copy it again")
+        };
+        match self {
+            Self::Tar(members) => {
+                if members.links.contains_key(path) {
+                    return Err(
+                        refused(format!("{path} in the archive is a link, not a file")).hint(
+                            "pack the files themselves: `tar --dereference --hard-dereference …`",
+                        ),
+                    );
+                }
+                members.files.get(path).cloned().ok_or_else(missing)
             }
             Self::Folder(folder) => {
-                let open = || {
-                    let file = File::open(folder.join(path))?;
-                    let metadata = file.metadata()?;
-                    if !metadata.is_file() {
-                        return Err(std::io::Error::other("it is no file"));
-                    }
-                    Ok((file, metadata.len()))
-                };
-                let (file, len) = open().map_err(|e| missing().because(e))?;
+                // It may come from somewhere in the folder, and must not lead out of it.
+                let path = folder.join(clean(path.as_bytes())?);
+                // Before it is opened: opening a pipe waits for somebody to write.
+                let metadata = path.metadata().map_err(|e| missing().because(e))?;
+                if !metadata.is_file() {
+                    return Err(refused(format!("{} is no file", path.display())).hint(AGAIN));
+                }
+                let file = File::open(&path).map_err(|e| missing().because(e))?;
                 Ok(Extent {
                     file: Arc::new(file),
                     offset: 0,
-                    len,
+                    len: metadata.len(),
                 })
             }
         }
@@ -111,7 +105,8 @@ impl Store {
             return Err(refused(format!(
                 "{path} has {} bytes, more than {limit}",
                 extent.len
-            )));
+            ))
+            .hint(AGAIN));
         }
         let len = usize::try_from(extent.len).expect("the limit fits in memory");
         let mut bytes = vec![0; len];
@@ -122,48 +117,23 @@ impl Store {
     }
 }
 
-/// Random access needs an uncompressed tar.
-fn refuse_compressed(file: &mut File) -> Result<()> {
-    let mut magic = [0; 4];
-    let read = file.read(&mut magic).unwrap_or(0);
-    file.seek(SeekFrom::Start(0))
-        .map_err(|e| refused("the archive cannot be read").because(e))?;
-    let tool = match &magic[..read] {
-        [0x1f, 0x8b, ..] => "zcat",
-        [0x28, 0xb5, 0x2f, 0xfd] => "zstdcat",
-        [b'B', b'Z', b'h', _] => "bzcat",
-        [0xfd, b'7', b'z', b'X'] => "xzcat",
-        _ => return Ok(()),
-    };
-    Err(
-        refused("the archive is compressed as a whole").hint(format!(
-            "decompress it on the way: `{tool} FILE | kindlift load -`"
-        )),
-    )
-}
-
-/// Follows the link that Docker before 25 writes for a layer that occurs twice.
-fn resolve(links: &HashMap<String, String>, path: &str) -> Option<String> {
-    let target = links.get(path)?;
-    let beside = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    Some(match target.strip_prefix("../") {
-        Some(up) => match beside.rsplit_once('/') {
-            Some((above, _)) => format!("{above}/{up}"),
-            None => up.to_owned(),
-        },
-        None => target.clone(),
-    })
-}
-
-/// Refuses absolute paths and `..`, and drops `./` and the final slash.
-fn clean(path: &[u8]) -> Result<String> {
-    let text = std::str::from_utf8(path)
-        .map_err(|_| refused("the archive has a path that is not UTF-8"))?;
+/// Refuses absolute paths, `..` and what a terminal would not show; drops `./` and the final
+/// slash.
+pub(super) fn clean(path: &[u8]) -> Result<String> {
+    let text = std::str::from_utf8(path).map_err(|_| {
+        let path = String::from_utf8_lossy(path);
+        refused(format!("the path {path:?} in the archive is not UTF-8")).hint(NO_TOOL)
+    })?;
     let text = text.trim_start_matches("./").trim_end_matches('/');
     if text.starts_with('/') || text.split('/').any(|part| part == "..") {
-        return Err(refused(format!(
-            "the archive's path {text:?} leads outside"
-        )));
+        return Err(refused(format!("the path {text:?} leads out of the archive")).hint(NO_TOOL));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(refused(format!("the path {text:?} has control characters")).hint(NO_TOOL));
     }
     Ok(text.to_owned())
 }
+
+/// What to do about paths that nobody needs.
+pub(super) const NO_TOOL: &str =
+    "no tool that saves images writes that: do not trust where it came from";

@@ -38,7 +38,7 @@ pub(super) async fn stored(
     }
     blob.end()?;
     if let Some(content) = content {
-        content.end(layer)?;
+        content.end(image)?;
     }
     entry.end()?;
     Ok(layer.size)
@@ -63,7 +63,7 @@ pub(super) async fn uncompressed(
         content.take(&piece)?;
     }
     blob.end()?;
-    let size = content.end(layer)?;
+    let size = content.end(image)?;
     entry.end()?;
     Ok(size)
 }
@@ -159,7 +159,7 @@ impl<W: Takes> Inflate<W> {
     }
 
     /// Compares what came out with the config; returns its size.
-    fn end(mut self, layer: &Layer) -> Result<u64> {
+    fn end(mut self, image: &Image) -> Result<u64> {
         let done = match &mut self.way {
             Way::Gzip(decoder) => decoder.try_finish(),
             Way::Zstd(decoder) => decoder.do_finish(),
@@ -168,9 +168,10 @@ impl<W: Takes> Inflate<W> {
         let counted = self.counted();
         let (len, hasher) = (counted.len, counted.hasher.clone());
         let found = Digest::of_hash(&hasher.finalize());
-        match found == layer.diff_id.0 {
+        let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
+        match found == diff_ids[self.index].0 {
             true => Ok(len),
-            false => Err(wrong_diff_id(self.index, &layer.diff_id, &found)),
+            false => Err(wrong_diff_id(self.index, &diff_ids, &found)),
         }
     }
 
