@@ -14,6 +14,7 @@ mod lab;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use make::Input;
@@ -24,6 +25,9 @@ use tempfile::TempDir;
 
 /// The most memory that kindlift may take, in kB.
 const MAX_MEMORY: u64 = 64 << 10;
+
+/// Held by tests that change the nodes, or look whether somebody has.
+static NODES: Mutex<()> = Mutex::new(());
 
 /// Broken archives that are loaded at the same time, before the nodes are looked at.
 const AT_ONCE: usize = 6;
@@ -106,6 +110,7 @@ fn each_broken_archive_is_refused_in_its_own_words() {
     let name = format!("docker.io/kindlift-test/{}:dev", lab::unique("corpus"));
     let kinds = make::broken::all(&lab::unique("salt"), &name);
     let folder = TempDir::with_prefix("kindlift-corpus-").unwrap();
+    let _alone = NODES.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut wrong, mut most) = (Vec::new(), 0);
     let began = Instant::now();
     let mut before = state();
@@ -146,6 +151,7 @@ fn each_broken_archive_is_refused_in_its_own_words() {
 
 #[test]
 fn each_sound_archive_loads() {
+    let _alone = NODES.lock().unwrap_or_else(PoisonError::into_inner);
     let repository = format!("docker.io/kindlift-test/{}", lab::unique("sound"));
     let folder = TempDir::with_prefix("kindlift-corpus-").unwrap();
     let before = state();
