@@ -1,6 +1,6 @@
 # One line a command; what each does is in scripts/ and tests/lab/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test soak bench lint deny setup lab-up lab-status lab-down
+.PHONY: help build demo test e2e soak bench lint deny setup lab-up lab-status lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -14,6 +14,9 @@ demo: ## The main job on real input, in the Kind cluster it finds or in a lab it
 
 test: ## Everything that proves the project (root or sudo; makes a lab)
 	scripts/test.sh
+
+e2e: ## Of these, the loops: real Skaffold and Tilt, and what the pods answer
+	scripts/test.sh --test e2e
 
 soak: ## What make test does little of, for long: the kill test 200 times
 	scripts/soak.sh

@@ -24,10 +24,10 @@ use crate::image::Image;
 use crate::reference::Reference;
 
 /// Label on names that kindlift gave; its value is when the load found its image, RFC 3339.
-const FOUND: &str = "io.kindlift.found";
-/// Label on names that kindlift gave; its value is the time, RFC 3339, a space, and the name that
-/// was asked for. So the record by ID, which stays when the name moves on, still tells what it was.
-pub const LOADED: &str = "io.kindlift.loaded";
+pub const FOUND: &str = "io.kindlift.found";
+/// Label on them with the name that was asked for. So the record by ID, which stays when the name
+/// moves on, still tells what the image was.
+pub const ASKED: &str = "io.kindlift.asked";
 const MANAGED: &str = "io.cri-containerd.image";
 /// How often a create and an update may miss one another.
 const TRIES: usize = 20;
@@ -53,14 +53,11 @@ impl Claim<'_> {
         }
     }
 
-    fn marks(&self) -> Marks {
-        let now = prost_types::Timestamp::from(SystemTime::now());
-        Marks {
+    fn labels(&self) -> Labels {
+        let asked = self.names.first().map(Reference::to_string);
+        Labels {
             found: prost_types::Timestamp::from(self.found).to_string(),
-            loaded: match self.names.first() {
-                Some(name) => format!("{now} {name}"),
-                None => now.to_string(),
-            },
+            asked: asked.unwrap_or_default(),
         }
     }
 
@@ -121,29 +118,20 @@ enum Standing {
     Others,
 }
 
-/// The labels of a name that kindlift gave; empty, where it has none.
-#[derive(Debug, Clone, Default)]
-struct Marks {
-    found: String,
-    loaded: String,
-}
-
-impl Marks {
-    fn of(record: &Record) -> Self {
-        let label = |key: &str| record.labels.get(key).cloned().unwrap_or_default();
-        Self {
-            found: label(FOUND),
-            loaded: label(LOADED),
-        }
-    }
-}
-
 /// What a name pointed at before us.
 #[derive(Debug, Clone)]
 pub struct Former {
     name: String,
     target: Option<Descriptor>,
-    marks: Marks,
+    /// The labels that the name had, if it was kindlift that gave it.
+    labels: Labels,
+}
+
+/// Our labels on a name; containerd drops one that is updated to nothing.
+#[derive(Debug, Clone, Default)]
+struct Labels {
+    found: String,
+    asked: String,
 }
 
 /// Looks what the names point at now, and holds it by the lease, so that it can come back. Also
@@ -161,7 +149,7 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
         let mut former = Former {
             name,
             target: None,
-            marks: Marks::default(),
+            labels: Labels::default(),
         };
         if let Some(record) = get(session, &former.name).await? {
             let standing = claim.standing(&record, SystemTime::now());
@@ -173,7 +161,11 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
             {
                 lease.hold(session, "content", &old.digest).await?;
             }
-            former.marks = Marks::of(&record);
+            let label = |key| record.labels.get(key).cloned().unwrap_or_default();
+            former.labels = Labels {
+                found: label(FOUND),
+                asked: label(ASKED),
+            };
             former.target = record.target;
         }
         formers.push(former);
@@ -188,7 +180,7 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
 pub async fn give(session: &Session, claim: &Claim<'_>, formers: &[Former]) -> Result<()> {
     let target = claim.target();
     for former in formers {
-        point(session, &former.name, &target, claim.marks()).await?;
+        point(session, &former.name, &target, &claim.labels()).await?;
     }
     Ok(())
 }
@@ -208,7 +200,7 @@ pub async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
         match claim.standing(&record, SystemTime::now()) {
             Standing::Ours => {}
             Standing::Earlier => {
-                point(session, &record.name, &claim.target(), claim.marks()).await?;
+                point(session, &record.name, &claim.target(), &claim.labels()).await?;
                 kept = false;
             }
             standing => return Err(claim.superseded(session, &record, standing)),
@@ -232,10 +224,7 @@ pub async fn restore(session: &Session, image: &Image, formers: &[Former]) -> Re
         }
         match &former.target {
             Some(old) if old.digest == ours => {}
-            // containerd drops a label that is updated to nothing.
-            Some(old) => {
-                point(session, &former.name, old, former.marks.clone()).await?;
-            }
+            Some(old) => point(session, &former.name, old, &former.labels).await?,
             None => delete(session, &former.name).await?,
         }
     }
@@ -264,14 +253,14 @@ pub async fn get(session: &Session, name: &str) -> Result<Option<Record>, Failur
     }
 }
 
-async fn point(session: &Session, name: &str, target: &Descriptor, marks: Marks) -> Result<()> {
+async fn point(session: &Session, name: &str, target: &Descriptor, ours: &Labels) -> Result<()> {
     let record = Record {
         name: name.to_owned(),
         target: Some(target.clone()),
         labels: HashMap::from([
             (MANAGED.to_owned(), "managed".to_owned()),
-            (FOUND.to_owned(), marks.found),
-            (LOADED.to_owned(), marks.loaded),
+            (FOUND.to_owned(), ours.found.clone()),
+            (ASKED.to_owned(), ours.asked.clone()),
         ]),
         ..Record::default()
     };
@@ -279,7 +268,7 @@ async fn point(session: &Session, name: &str, target: &Descriptor, marks: Marks)
         "target".to_owned(),
         format!("labels.{MANAGED}"),
         format!("labels.{FOUND}"),
-        format!("labels.{LOADED}"),
+        format!("labels.{ASKED}"),
     ];
     let mut client = ImagesClient::new(session.channel());
     let what = format!("naming {name}");

@@ -198,7 +198,7 @@ async fn look(session: &Session) -> Result<HashMap<String, OnNode>> {
         };
         let image = found.entry(target.digest.clone()).or_default();
         image.used |= used.contains(&record.name);
-        if record.labels.contains_key(name::LOADED) {
+        if record.labels.contains_key(name::FOUND) {
             image.ours.push(record);
         } else {
             // The CRI's own record by ID goes with the last name.
@@ -238,16 +238,11 @@ fn gather(found: &[HashMap<String, OnNode>]) -> BTreeMap<String, Candidate> {
 
 /// Reads when a name was given, and as what the image was asked for.
 fn loaded(record: &Record) -> (SystemTime, Option<&str>) {
-    let label = record.labels.get(name::LOADED).map_or("", String::as_str);
-    let (time, asked) = match label.split_once(' ') {
-        Some((time, asked)) => (time, Some(asked)),
-        None => (label, None),
-    };
-    let time = time
-        .parse::<prost_types::Timestamp>()
-        .ok()
+    let label = |key| record.labels.get(key).map(String::as_str);
+    let time = label(name::FOUND)
+        .and_then(|time| time.parse::<prost_types::Timestamp>().ok())
         .and_then(|time| SystemTime::try_from(time).ok());
-    (time.unwrap_or(SystemTime::UNIX_EPOCH), asked)
+    (time.unwrap_or(SystemTime::UNIX_EPOCH), label(name::ASKED))
 }
 
 /// Decides what goes: of each repository all but the newest ones, unless something needs them.
@@ -462,17 +457,5 @@ mod tests {
             verdicts(candidates, 1, Duration::from_secs(1)),
             [Verdict::Newest, Verdict::Young]
         );
-    }
-
-    #[test]
-    fn reads_the_label_with_and_without_a_name() {
-        let record = |label: &str| Record {
-            labels: HashMap::from([(name::LOADED.to_owned(), label.to_owned())]),
-            ..Record::default()
-        };
-        let with = record("1970-01-01T01:00:00Z docker.io/library/app:dev");
-        let expected = SystemTime::UNIX_EPOCH + HOUR;
-        assert_eq!(loaded(&with), (expected, Some("docker.io/library/app:dev")));
-        assert_eq!(loaded(&record("1970-01-01T01:00:00Z")), (expected, None));
     }
 }

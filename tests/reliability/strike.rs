@@ -13,11 +13,8 @@ use crate::run::Running;
 pub enum Strike {
     /// kindlift itself.
     Kindlift,
-    /// The `docker exec` that is the tunnel to one node, on the host; with a Docker that is no
-    /// local socket.
+    /// The exec that is the tunnel to one node.
     Exec,
-    /// The relay at the tunnel's other end, in the node.
-    Relay,
     /// A node's containerd, which its init starts again.
     Containerd,
     /// A node, paused for a moment.
@@ -29,10 +26,9 @@ pub enum Strike {
 }
 
 impl Strike {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Kindlift,
         Self::Exec,
-        Self::Relay,
         Self::Containerd,
         Self::PauseBriefly,
         Self::Pause,
@@ -43,7 +39,6 @@ impl Strike {
         match self {
             Self::Kindlift => "kindlift",
             Self::Exec => "exec",
-            Self::Relay => "relay",
             Self::Containerd => "containerd",
             Self::PauseBriefly => "hiccup",
             Self::Pause => "pause",
@@ -58,10 +53,7 @@ impl Strike {
                 kindlift.signal(Signal::KILL);
                 true
             }
-            Self::Exec => kill(|process| {
-                process.parent == kindlift.pid() && process.has(&["exec", &node.id, "perl"])
-            }),
-            Self::Relay => kill(|process| node.runs(process) && process.has(&["perl", "-e"])),
+            Self::Exec => kill(|process| node.runs(process) && process.has(&["perl", "-e"])),
             Self::Containerd => {
                 kill(|process| node.runs(process) && process.words == ["containerd"])
             }
@@ -127,7 +119,6 @@ impl Target {
 /// A process of this machine, those in containers included.
 struct Process {
     pid: i32,
-    parent: i32,
     words: Vec<String>,
 }
 
@@ -139,13 +130,7 @@ impl Process {
             .split_terminator('\0')
             .map(str::to_owned)
             .collect();
-        let stat = std::fs::read_to_string(folder.join("stat")).ok()?;
-        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-        (!words.is_empty()).then_some(Self {
-            pid,
-            parent: parent.parse().ok()?,
-            words,
-        })
+        (!words.is_empty()).then_some(Self { pid, words })
     }
 
     fn has(&self, words: &[&str]) -> bool {

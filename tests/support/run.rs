@@ -141,6 +141,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Returns what it has written to stdout until now.
+    pub fn stdout(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Tells whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
@@ -167,6 +172,8 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        // It has come this far: for the next step it has as long again.
+        self.deadline = Instant::now() + DEADLINE;
     }
 
     /// Waits for its end.
@@ -212,8 +219,8 @@ impl Running {
             code: status
                 .code()
                 .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
         }
     }
 }

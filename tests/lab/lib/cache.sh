@@ -6,7 +6,7 @@
 engine_packages=(
   ca-certificates docker.io docker-cli docker-buildx containerd runc iptables nftables iproute2
   procps podman buildah crun netavark aardvark-dns fuse-overlayfs uidmap slirp4netns passt skopeo
-  crane kind umoci docker-registry kubernetes-client catatonit tini openssh-server busybox-static
+  crane kind umoci docker-registry kubernetes-client etcd-server catatonit tini openssh-server busybox-static
 )
 # What kindest/node has, less systemd: no socat, python3 or netcat, which real
 # nodes lack too.
@@ -29,16 +29,6 @@ engine_tree() {
     "$(key "${engine_packages[@]}" "${tree_excludes[@]}" "$(declare -f build_engine_tree debian)")"
 }
 
-crictl_program() {
-  printf '%s/crictl-%s' "$cache" \
-    "$(key "$(cat "$here/crictl/go.mod" "$here/crictl/go.sum")" "$(declare -f build_crictl)")"
-}
-
-fuse_snapshotter() {
-  printf '%s/fuse-snapshotter-%s' "$cache" \
-    "$(key "$(cat "$here"/fuse-snapshotter/go.{mod,sum})" "$(declare -f build_fuse_snapshotter)")"
-}
-
 node_base() {
   printf '%s/node-base-%s-%s.tar' "$cache" "$1" \
     "$(key "${node_packages[@]}" "${tree_excludes[@]}" "${node_excludes[@]}" "${node_includes[@]}" \
@@ -47,7 +37,7 @@ node_base() {
 
 # The node image's archive; its key is also the image's tag.
 node_key() {
-  key "$1" "$(node_base "$1")" "$(crictl_program)" "$(engine_tree)" \
+  key "$1" "$(node_base "$1")" "$(go_program crictl)" "$(engine_tree)" \
     "$(cat "$here"/node/*)" "$(declare -f build_node_archive pause_archive image_archive plain_tar)"
 }
 node_archive() { printf '%s/node-%s-%s.tar' "$cache" "$1" "$(node_key "$1")"; }
@@ -90,22 +80,6 @@ build_node_base() {
   debian "$suite" "$target" --format=tar "${options[@]}"
 }
 
-build_crictl() {
-  command -v go >/dev/null || { echo "Go is needed to build crictl" && return 1; }
-  local version
-  version=$(sed -n 's|.*sigs.k8s.io/cri-tools \(v[^ ]*\).*|\1|p' "$here/crictl/go.mod")
-  (cd "$here/crictl" && CGO_ENABLED=0 go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=$version" \
-    -o "$2" sigs.k8s.io/cri-tools/cmd/crictl)
-}
-
-# The snapshotter of rootless nodes, which kindest/node has and Debian has not.
-build_fuse_snapshotter() {
-  command -v go >/dev/null || { echo "Go is needed to build containerd-fuse-overlayfs-grpc" && return 1; }
-  (cd "$here/fuse-snapshotter" && CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" \
-    -o "$2" github.com/containerd/fuse-overlayfs-snapshotter/v2/cmd/containerd-fuse-overlayfs-grpc)
-}
-
 # entry PATH LABEL BUILDER ARGS...: makes a cache entry unless it is there.
 entry() {
   local path=$1 label=$2 builder=$3 half began=$SECONDS log failed
@@ -131,14 +105,27 @@ entry() {
   say "cache: made $label in $((SECONDS - began)) s"
 }
 
-# prepare SUITE...: fills the cache with the engine tree and with the node
-# images of these suites.
+# prepare WORD...: fills the cache with the engine tree and, per word, the node
+# image of a suite, `kubernetes`, `loops` (Skaffold and Tilt) or `buildkit`.
 prepare() {
-  local suite job failed=""
-  local -a jobs=()
+  local word job failed=""
+  local -a jobs=() suites=() programs=() entries
+  for word in "$@"; do
+    case $word in
+      kubernetes) programs+=("${kubernetes_programs[@]}") ;;
+      loops) programs+=("${loop_programs[@]}") ;;
+      buildkit) programs+=("${buildkit_programs[@]}") ;;
+      *) suites+=("$word") ;;
+    esac
+  done
   local whole=true
-  [[ -e $(engine_tree) ]] || whole=false
-  for suite in "$@"; do [[ -e $(node_archive "$suite") && -e $(fuse_snapshotter) ]] || whole=false; done
+  mapfile -t entries < <(
+    engine_tree && echo
+    for word in "${suites[@]}"; do node_archive "$word" && echo; done
+    [[ ${#suites[@]} -eq 0 ]] || for word in "${node_programs[@]}"; do go_program "$word" && echo; done
+    for word in "${programs[@]}"; do go_program "$word" && echo; done
+  )
+  for word in "${entries[@]}"; do [[ -e $word ]] || whole=false; done
   # Also with a cache that came from elsewhere the host's own programs are needed.
   host_packages
   $whole && return 0
@@ -155,14 +142,14 @@ prepare() {
   trap 'end_jobs "${jobs[@]}"' EXIT
   (entry "$(engine_tree)" "engine tree" build_engine_tree) 9>&- &
   jobs+=($!)
-  if [[ $# -gt 0 ]]; then
-    (
-      entry "$(crictl_program)" "crictl" build_crictl
-      entry "$(fuse_snapshotter)" "fuse-overlayfs snapshotter" build_fuse_snapshotter
-    ) 9>&- &
+  [[ ${#suites[@]} -eq 0 ]] || programs=("${node_programs[@]}" "${programs[@]}")
+  if [[ ${#programs[@]} -gt 0 ]]; then
+    (go_entries "${programs[@]}") 9>&- &
     jobs+=($!)
-    (for suite in "$@"; do
-      entry "$(node_base "$suite")" "node tree ($suite)" build_node_base "$suite"
+  fi
+  if [[ ${#suites[@]} -gt 0 ]]; then
+    (for word in "${suites[@]}"; do
+      entry "$(node_base "$word")" "node tree ($word)" build_node_base "$word"
     done) 9>&- &
     jobs+=($!)
   fi
@@ -170,8 +157,8 @@ prepare() {
   for job in "${jobs[@]}"; do wait "$job" || failed=yes; done
   trap - EXIT
   [[ -z $failed ]] || die "the cache could not be filled"
-  for suite in "$@"; do
-    entry "$(node_archive "$suite")" "node image ($suite)" build_node_archive "$suite"
+  for word in "${suites[@]}"; do
+    entry "$(node_archive "$word")" "node image ($word)" build_node_archive "$word"
   done
   exec 8>&-
 }
@@ -200,16 +187,20 @@ remove_halves() {
 }
 
 cache_clean() {
-  local path keep suite wanted=" "
+  local path keep suite program wanted=" "
   for path in "$cache"/state/*/process/*; do
     [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
   done
-  wanted+="$(engine_tree) $(crictl_program) $(fuse_snapshotter) "
+  wanted+="$(engine_tree) "
+  for program in "${node_programs[@]}" "${kubernetes_programs[@]}" "${loop_programs[@]}" \
+    "${buildkit_programs[@]}"; do
+    wanted+="$(go_program "$program") "
+  done
   for suite in sid trixie bookworm; do wanted+="$(node_base "$suite") $(node_archive "$suite") "; done
   exec 8>"$cache/lock"
   flock 8
   remove_halves
-  for path in "$cache"/engine-* "$cache"/crictl-* "$cache"/fuse-snapshotter-* "$cache"/node-*; do
+  for path in "$cache"/{engine,crictl,containerd,kube,kubelet,skaffold,tilt,node}-*; do
     [[ -e $path && $wanted != *" $path "* ]] || continue
     keep=$(basename "$path")
     say "cache: removing $keep"

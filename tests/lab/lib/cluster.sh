@@ -8,17 +8,26 @@ cluster_nodes() {
 }
 
 node_versions() {
-  engine "$1" exec "$2" sh -c 'containerd --version | cut -d" " -f3; crictl --version | cut -d" " -f3' 2>/dev/null |
-    paste -sd ' ' | sed 's/^/containerd /; s/ \([^ ]*\)$/, crictl \1/'
+  engine "$1" exec "$2" sh -c 'containerd --version | cut -d" " -f3; crictl --version | cut -d" " -f3
+    [ ! -e /usr/local/bin/kubelet ] || kubelet --version | cut -d" " -f2' 2>/dev/null |
+    paste -sd ' ' | sed 's/^/containerd /; s/ /, crictl /2; s/ /, kubelet /4'
 }
 
+# cluster_up NAME PROVIDER WORKERS SUITE KUBERNETES RUN-ARGS...: KUBERNETES is
+# "yes" or nothing.
 # The labels tell what a cluster was asked to be, so that a second `up` knows.
 cluster_up() {
-  local name=$1 provider=$2 workers=$3 suite=$4 began=$SECONDS
-  shift 4
+  local name=$1 provider=$2 workers=$3 suite=$4 kubernetes=$5 began=$SECONDS
+  shift 5
   local image wish have n node role complaint
+  local -a run_args=("$@") kube_args=()
+  if [[ -n $kubernetes ]]; then
+    raise_inotify
+    mapfile -t kube_args < <(kube_run_args "$provider")
+    run_args+=("${kube_args[@]}")
+  fi
   image=$(node_image "$suite")
-  wish=$(key "$image" "$workers" "$@")
+  wish=$(key "$image" "$workers" "${run_args[@]}")
   have=$(engine "$provider" ps --filter "label=io.x-k8s.kind.cluster=$name" \
     --filter "label=lab.wish=$wish" --format '{{.Names}}' | wc -l)
   if [[ $have -ne $((workers + 1)) ]]; then
@@ -36,11 +45,12 @@ cluster_up() {
       complaint=$(engine "$provider" run --detach --init --privileged --cgroupns=private \
         --cgroup-parent "/$cgroup_parent" --name "$node" --hostname "$node" \
         --tmpfs /tmp --tmpfs /run --volume /var --label "io.x-k8s.kind.cluster=$name" \
-        --label "io.x-k8s.kind.role=$role" --label "lab.wish=$wish" "$@" "$image" 2>&1) ||
+        --label "io.x-k8s.kind.role=$role" --label "lab.wish=$wish" "${run_args[@]}" "$image" 2>&1) ||
         die "could not start node $node: $complaint"
     done
   fi
   wait_ready "$provider" "$name" "$workers"
+  [[ -z $kubernetes ]] || kube_up "$name" "$provider" "$workers"
   say "cluster '$name' ($provider): $((workers + 1)) nodes, $(node_versions "$provider" "$name-control-plane"), ready in $((SECONDS - began)) s"
 }
 
@@ -69,6 +79,7 @@ wait_ready() {
 
 cluster_down() {
   local -a nodes
+  rm -f "$(kubeconfig "$1")"
   mapfile -t nodes < <(cluster_nodes "$2" "$1")
   [[ ${#nodes[@]} -gt 0 ]] || return 0
   engine "$2" rm --force --volumes "${nodes[@]}" >/dev/null

@@ -114,6 +114,9 @@ write_bin() {
 $run --argv0 $name '$tree/usr/bin/$name' "\$@"
 W
   done
+  for name in "${loop_programs[@]}"; do
+    [[ ! -e $(go_program "$name") ]] || ln -sf "$(go_program "$name")" "$state/bin/$name"
+  done
   # Debian's skopeo looks for its policy in /etc, which this host may not have.
   wrapper "$state/bin/skopeo" <<W
 #!/bin/sh
@@ -139,11 +142,13 @@ lab_env() {
   printf 'export DOCKER_CONFIG=%q\n' "$state/docker-config"
   printf 'export KINDLIFT_LAB_DIR=%q\n' "$state"
   printf 'export KINDLIFT_LAB_BUSYBOX=%q\n' "$(engine_tree)/usr/bin/busybox"
-  printf 'export KINDLIFT_LAB_FUSE_SNAPSHOTTER=%q\n' "$(fuse_snapshotter)"
+  printf 'export KINDLIFT_LAB_FUSE_SNAPSHOTTER=%q\n' "$(go_program containerd-fuse-overlayfs-grpc)"
   ! is_alive docker || printf 'export KINDLIFT_LAB_DOCKER_CONTAINERD=%q\n' "unix://$(docker_socket docker)"
   ! is_alive overlay2 || printf 'export KINDLIFT_LAB_DOCKER_OVERLAY2=%q\n' "unix://$(docker_socket overlay2)"
+  [[ ! -e $(kubeconfig kube) ]] || printf 'export KINDLIFT_LAB_KUBECONFIG=%q\n' "$(kubeconfig kube)"
   podman_env
   remote_env
+  buildkit_env
 }
 
 lab_status() {
@@ -160,6 +165,7 @@ lab_status() {
       echo "    node $node: $(node_versions "$name" "$node")"
     done < <(cluster_nodes "$name" "" | sort)
   done
+  ! is_alive buildkit || echo "  buildkit: $(buildkit_socket)"
   ! is_alive remote || echo "  remote: overlay2 at $(tls_host) and ssh://$(remote_address)"
   if [[ -n $up ]]; then
     echo "  buildx: $(engine docker buildx version)"
@@ -185,7 +191,7 @@ sweep() {
     remove_component "$name"
   done
   # Folders of an engine without a record: killed between the two.
-  for name in remote docker overlay2 podman; do
+  for name in remote buildkit docker overlay2 podman; do
     [[ -d $state/$name && ! -e $(process_file "$name") ]] || continue
     say "sweep: '$name' left its data behind"
     remove_component "$name"
@@ -208,7 +214,7 @@ remove_component() {
 lab_down() {
   local name
   [[ -d $state ]] || { say "lab '$lab_name' is not there" && return 0; }
-  for name in remote docker overlay2 podman; do
+  for name in remote buildkit docker overlay2 podman; do
     [[ -e $(process_file "$name") ]] || continue
     say "down: $name"
     remove_component "$name"

@@ -47,8 +47,8 @@ build_node_archive() {
   root=$target.root
   rm -rf "$root"
   mkdir -p "$root"/etc/containerd/certs.d "$root"/usr/local/bin "$root"/usr/local/share/lab
-  cp "$(crictl_program)" "$root/usr/local/bin/crictl"
-  cp "$here/node/lab-node" "$here/node/lab-node-ready" "$root/usr/local/bin/"
+  cp "$(go_program crictl)" "$root/usr/local/bin/crictl"
+  cp "$here"/node/lab-* "$root/usr/local/bin/"
   cp "$here/node/$config" "$root/etc/containerd/config.toml"
   cp "$here/node/crictl.yaml" "$root/etc/crictl.yaml"
   mkdir -p "$root/opt/cni"
