@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What `make test` does a little of, done for long: kindlift, its tunnels, containerds and nodes
-# killed at random moments, 200 times. See docs/reliability.md.
+# killed at random moments, 200 times (see docs/reliability.md), and ten minutes of fuzzing for each
+# target.
 #
 # KINDLIFT_SOAK_RUNS says how often, KINDLIFT_SOAK_SEED repeats an earlier run's choices. The lab
 # is made first and removed at the end, unless it was up before or KEEP_LAB=1.
@@ -17,4 +18,7 @@ if grep -q '^ *down$' <<<"$state" && [[ ${KEEP_LAB-} != 1 ]]; then
 fi
 # The kill test asks for the cluster `dev` too, as all lab tests do.
 "$lab" up docker dev
-cargo test --locked --test reliability
+status=0
+cargo test --locked --test reliability || status=$?
+scripts/fuzz.sh 600 || status=$?
+exit "$status"
