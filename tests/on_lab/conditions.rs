@@ -266,7 +266,12 @@ fn an_engine_that_restarts_in_the_middle_of_a_load() {
     let failed = running.finish();
     assert!(matches!(failed.code, 4 | 6), "{failed}");
     failed.says("error: ").never_says("panicked");
-    assert_eq!(cluster.state(), before);
+    for (after, before) in cluster.state().into_iter().zip(before) {
+        // Blobs of layers that are unpacked may go: these nodes discard them.
+        assert!(after.content.is_subset(&before.content), "{after:?}");
+        let content = before.content.clone();
+        assert_eq!(lab::Node { content, ..after }, before);
+    }
     assert_eq!(lab::proven(&cluster.nodes, &names), old);
 
     engine.up();

@@ -473,6 +473,15 @@ fn answer(mut client: TcpStream, own: &str, to: &str) -> std::io::Result<()> {
     while !request.ends_with(b"\r\n\r\n") {
         client.read_exact(&mut byte)?;
         request.push(byte[0]);
+        // TLS is tried first; a server of plain HTTP says that this is no HTTP.
+        if !request[0].is_ascii_alphabetic() {
+            write!(
+                client,
+                "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+            )?;
+            client.shutdown(std::net::Shutdown::Write)?;
+            return std::io::copy(&mut client, &mut std::io::sink()).map(drop);
+        }
     }
     let head = String::from_utf8(request).unwrap();
     let header = |name: &str| {
