@@ -42,6 +42,7 @@ kube_up() {
     addresses+=("$(node_address "$provider" "$(node_name "$name" "$n")")")
   done
   server=${addresses[0]}
+  # shellcheck disable=SC2016 # The node expands it.
   token=$(engine "$provider" exec "$(node_name "$name" 0)" sh -c '[ ! -e /etc/lab-kube ] || { . /etc/lab-kube && echo "$token"; }')
   [[ -n $token ]] || token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
   for ((n = 0; n <= workers; n++)); do
