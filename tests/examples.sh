@@ -40,7 +40,7 @@ texts=(README.md docs/*.md examples/*/README.md)
 command_lines() {
   cat "${texts[@]}" examples/*/skaffold.yaml examples/*/Tiltfile |
     tr -d "[]'," | sed 's/ #.*//' |
-    grep -oE 'kindlift (build|load|verify|ensure|prune)( [^`|)}]*)?' | sort -u
+    grep -oE 'kindlift (build|load|verify|ensure|prune|doctor)( [^`|)}]*)?' | sort -u
 }
 
 flags_exist() {
