@@ -5,6 +5,7 @@
 //! them.
 
 mod api;
+mod cause;
 mod clusters;
 mod engine;
 mod nodes;
