@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Verify,
     /// Somebody else has given the name to another image; theirs stays.
     Superseded,
+    /// `lint` found something to fix.
+    Findings,
     /// SIGINT.
     Interrupted,
     /// SIGTERM.
@@ -44,6 +46,7 @@ impl ErrorKind {
             Self::Load => 7,
             Self::Verify => 8,
             Self::Superseded => 9,
+            Self::Findings => 10,
             Self::Interrupted => 130,
             Self::Terminated => 143,
         }

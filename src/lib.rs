@@ -20,6 +20,7 @@ pub mod load;
 pub mod lock;
 pub mod node;
 pub mod process;
+pub mod push;
 pub mod reference;
 pub mod report;
 pub mod run;

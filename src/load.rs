@@ -18,9 +18,10 @@ use crate::job::Job;
 use crate::lock::ClusterLock;
 use crate::node::Session;
 use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
-use crate::node::stage::{self, Inventory, Staged};
+use crate::node::stage::{self, Staged};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
@@ -133,26 +134,35 @@ pub async fn load(
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let (parts, begun) = begin(sessions).await;
+    let (parts, begun) = begin(sessions, &*load.source).await;
     let done = match begun {
         Ok(()) => transaction(job, cluster, &parts, load, clock).await,
         Err(e) => Err(e),
     };
-    // After a failure the collection is waited for: nothing staged shall be left.
-    let failed = done.is_err();
-    let ends = parts.iter().map(|part| async {
-        let lease = &part.lease;
-        if failed {
+    let held = parts.iter().map(|part| (&*part.session, &part.lease));
+    let_go(job, held, done.is_err()).await;
+    done
+}
+
+/// Ends leases. After a failure the collection is waited for: nothing staged shall be left.
+pub(crate) async fn let_go(
+    job: &Job,
+    held: impl Iterator<Item = (&Session, &Lease)>,
+    failed: bool,
+) {
+    let ends = held.map(|(session, lease)| async move {
+        let ended = if failed {
             let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
-            insist(&part.session, job.patience, end).await
+            insist(session, job.patience, end).await
         } else {
-            Ok(lease.end(&part.session, false).await?)
-        }
+            lease.end(session, false).await.map_err(Error::from)
+        };
+        (session, ended)
     });
-    for (part, ended) in parts.iter().zip(join_all(ends).await) {
+    for (session, ended) in join_all(ends).await {
         if let Err(e) = ended {
             // The lease expires by itself, and the next run sweeps it.
-            let node = &part.session.node().name;
+            let node = &session.node().name;
             job.report.event(&Event::Warning {
                 message: &format!(
                     "node {node}: what was staged there could not be let go: {}",
@@ -162,7 +172,6 @@ pub async fn load(
             });
         }
     }
-    done
 }
 
 /// Does what must not be left undone on a node; over a new session, where the old one is lost. A
@@ -187,7 +196,7 @@ async fn insist(
 }
 
 /// Makes a lease on every node. The leases that were made are returned with the first error.
-async fn begin(sessions: &[Arc<Session>]) -> (Vec<Part>, Result<()>) {
+async fn begin(sessions: &[Arc<Session>], source: &dyn Source) -> (Vec<Part>, Result<()>) {
     let leases = join_all(sessions.iter().map(|session| async {
         let began = Instant::now();
         let lease = Lease::create(session).await?;
@@ -195,7 +204,7 @@ async fn begin(sessions: &[Arc<Session>]) -> (Vec<Part>, Result<()>) {
             session: Arc::clone(session),
             lease,
             began,
-            sent: Arc::default(),
+            sent: Arc::new(source.sent_before(&session.node().name).into()),
         })
     }))
     .await;
@@ -272,13 +281,13 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
         if let Err(e) = lease::sweep(&part.session).await {
             tracing::warn!(node = %part.session.node().name, error = %one_line(&e), "sweep");
         }
-        let inventory = stage::inventory(&part.session, &part.lease, &load.image).await?;
+        let inventory = inventory::inventory(&part.session, &part.lease, &load.image).await?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(
                 "node {}: {} of {} layers unpacked, {} to send ({} bytes)",
                 part.session.node().name,
-                inventory.unpacked,
+                inventory.unpacked.len(),
                 load.image.layers.len(),
                 missing.len(),
                 missing.iter().map(|layer| layer.size).sum::<u64>()
@@ -307,35 +316,40 @@ async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) ->
     let mut needed: HashMap<&str, u64> = HashMap::new();
     for (part, inventory) in parts.iter().zip(inventories) {
         let disk = part.session.facts().disk.as_str();
-        *needed.entry(disk).or_default() += stage::space_needed(&load.image, inventory);
+        *needed.entry(disk).or_default() += inventory::space_needed(&load.image, inventory);
     }
     for part in parts {
         let needed = needed[part.session.facts().disk.as_str()];
-        let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
-        if enough(part.session.facts().free) {
-            continue;
-        }
-        // What was free when the session opened may be more by now: a sweep came between.
-        let free = part.session.node().free_space().await?;
-        if enough(free) {
-            continue;
-        }
-        let node = part.session.node();
-        return Err(Error::new(
-            ErrorKind::Load,
-            format!(
-                "node {} has too little disk: {} MB free, the image needs at least {} MB",
-                node.name,
-                free.unwrap_or_default() / 1_000_000,
-                needed.div_ceil(1_000_000)
-            ),
-        )
-        .hint(format!(
-            "make room on the node, e.g. `{}`",
-            node.exec_hint("crictl rmi --prune")
-        )));
+        has_room(&part.session, needed).await?;
     }
     Ok(())
+}
+
+/// Refuses what does not fit on a node's disk.
+pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
+    let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
+    if enough(session.facts().free) {
+        return Ok(());
+    }
+    // What was free when the session opened may be more by now: a sweep came between.
+    let node = session.node();
+    let free = node.free_space().await?;
+    if enough(free) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Load,
+        format!(
+            "node {} has too little disk: {} MB free, the image needs at least {} MB",
+            node.name,
+            free.unwrap_or_default() / 1_000_000,
+            needed.div_ceil(1_000_000)
+        ),
+    )
+    .hint(format!(
+        "make room on the node, e.g. `{}`",
+        node.exec_hint("crictl rmi --prune")
+    )))
 }
 
 async fn prove_all(

@@ -5,6 +5,7 @@
 //! the regular expression of the crate that has it takes 40 ms to compile, at every start.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use crate::error::{Error, Result};
 use crate::image::Digest;
@@ -15,7 +16,7 @@ const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
 
 /// A fully qualified image reference: registry, repository, and a tag or a digest.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Reference {
     registry: String,
     repository: String,
@@ -23,9 +24,30 @@ pub struct Reference {
     tag: Option<String>,
     digest: Option<String>,
     had_tag: bool,
+    had_registry: bool,
+}
+
+/// Two names are the same if a kubelet reads them as the same, however they were written.
+impl PartialEq for Reference {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Reference {}
+
+impl Hash for Reference {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
 }
 
 impl Reference {
+    fn parts(&self) -> (&str, &str, Option<&str>, Option<&str>) {
+        let (tag, digest) = (self.tag.as_deref(), self.digest.as_deref());
+        (&self.registry, &self.repository, tag, digest)
+    }
+
     /// Parses a name as a user writes it.
     ///
     /// # Errors
@@ -48,6 +70,11 @@ impl Reference {
     /// Tells whether the user wrote a tag or a digest.
     pub fn had_tag(&self) -> bool {
         self.had_tag
+    }
+
+    /// Tells whether the user wrote a registry.
+    pub fn had_registry(&self) -> bool {
+        self.had_registry
     }
 
     /// Returns the tag.
@@ -154,6 +181,7 @@ fn read(name: &str) -> Result<Reference, String> {
         tag: digest.is_none().then(|| tag.unwrap_or("latest").to_owned()),
         digest: digest.map(str::to_owned),
         had_tag: tag.is_some() || digest.is_some(),
+        had_registry: path.len() > repository.len(),
     })
 }
 
@@ -293,6 +321,35 @@ mod tests {
         assert!(!Reference::parse("reg:5000/app").unwrap().had_tag());
         assert!(Reference::parse("app:latest").unwrap().had_tag());
         assert!(!Reference::parse("app:v1").unwrap().is_latest());
+    }
+
+    #[test]
+    fn names_are_the_same_however_they_are_written() {
+        let same = |one: &str, other: &str| {
+            Reference::parse(one).unwrap() == Reference::parse(other).unwrap()
+        };
+        assert!(same("app", "docker.io/library/app:latest"));
+        assert!(same("demo/app:1", "index.docker.io/demo/app:1"));
+        assert!(!same("app:1", "app:2"));
+        assert!(!same("app:1", "localhost/app:1"));
+    }
+
+    #[test]
+    fn tells_whether_a_registry_was_written() {
+        for (name, had) in [
+            ("app", false),
+            ("demo/app:1", false),
+            ("docker.io/app", true),
+            ("index.docker.io/library/app", true),
+            ("localhost/app", true),
+            ("reg:5000/app", true),
+        ] {
+            assert_eq!(
+                Reference::parse(name).unwrap().had_registry(),
+                had,
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -38,7 +38,11 @@ pub struct Build {
     /// Build for this platform [default: the nodes']
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = super::platform)]
     platform: Option<Platform>,
-    /// Push to the registry instead of loading
+    /// Build with this buildx builder; if it is no engine's own, the image passes through none
+    #[arg(long, value_name = "NAME")]
+    builder: Option<String>,
+    /// Push instead of loading; a name without a registry goes to the cluster's local one, if it
+    /// documents one
     #[arg(long)]
     push: bool,
     /// Write the name to deploy to this file, when every node has the image (Tilt's
@@ -73,6 +77,7 @@ impl Build {
             secrets: self.secret.clone(),
             ssh: self.ssh.clone(),
             platform: self.platform.clone(),
+            builder: self.builder.clone(),
             engine: self.engine.kind(),
             push: self.push,
             ref_file: self.ref_file.clone(),

@@ -1,5 +1,8 @@
 //! `kindlift load`, `ensure` and `verify`: images that are built already.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use clap::Args;
 use kindlift::error::Error;
 use kindlift::image::Platform;
@@ -47,6 +50,7 @@ impl Load {
             platform: self.platform.clone(),
             from: self.from.clone(),
             pull: self.pull,
+            ref_files: Vec::new(),
             engine: self.engine.kind(),
             place: self.place.resolve(),
         };
@@ -56,12 +60,23 @@ impl Load {
 
 /// Make sure that every node has an image: verify it, and load what is missing
 ///
-/// For Skaffold's `test.custom`, which runs on cache hits too: there the image is $IMAGE.
+/// For Skaffold's `test.custom`, which runs on cache hits too: there the image is $IMAGE. With
+/// --watch it goes on, and brings images back when nodes are made anew, until it is told to stop.
 #[derive(Args)]
 pub struct Ensure {
-    /// The image
+    /// The images
     #[arg(value_name = "IMAGE")]
-    image: Option<String>,
+    images: Vec<String>,
+    /// The image whose name is in this file, as `build --ref-file` writes it; may be repeated
+    #[arg(long, value_name = "FILE")]
+    ref_file: Vec<PathBuf>,
+    /// Go on, for Tilt's serve_cmd: look again when a node starts
+    #[arg(long)]
+    pub watch: bool,
+    /// Look at least this often, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "watch",
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    every: u64,
     #[command(flatten)]
     engine: EngineArg,
     #[command(flatten)]
@@ -72,11 +87,16 @@ impl Ensure {
     /// Runs it.
     pub async fn run(&self, job: &Job) -> Result<Vec<Outcome>, Error> {
         let request = LoadRequest {
-            images: self.image.clone().into_iter().collect(),
+            images: self.images.clone(),
+            ref_files: self.ref_file.clone(),
             engine: self.engine.kind(),
             place: self.place.resolve(),
             ..LoadRequest::default()
         };
+        if self.watch {
+            let every = Duration::from_secs(self.every);
+            return run::watch(job, &request, every).await.map(|()| Vec::new());
+        }
         run::ensure(job, &request).await
     }
 }

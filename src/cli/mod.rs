@@ -2,6 +2,7 @@
 
 mod build;
 mod images;
+mod lint;
 mod prune;
 
 use std::process::ExitCode;
@@ -16,7 +17,7 @@ use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
-use kindlift::run::{Pruning, Where};
+use kindlift::run::{self as library, Pruning, Where};
 use serde::Serialize;
 
 /// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
@@ -32,7 +33,7 @@ struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done and proven · 1 internal · 2 usage · 3 build or push failed · 4 no engine · \
 5 no cluster or node · 6 image refused · 7 load failed, nodes as before · 8 not verified · \
-9 superseded by another load · 130/143 interrupted";
+9 superseded by another load · 10 lint found something · 130/143 interrupted";
 
 #[derive(Subcommand)]
 enum Command {
@@ -41,6 +42,7 @@ enum Command {
     Ensure(images::Ensure),
     Verify(images::Verify),
     Prune(prune::Prune),
+    Lint(lint::Lint),
 }
 
 /// What a command says when it is done; in JSON, the fields beside `ok`.
@@ -49,16 +51,36 @@ enum Command {
 enum Answer {
     Images { images: Vec<Outcome> },
     Pruned(Pruning),
+    Linted(library::Lint),
 }
 
 impl Answer {
-    /// Tells it to people.
-    fn tell(&self, seconds: f64) {
+    /// Tells whether all is well.
+    fn is_ok(&self) -> bool {
         match self {
+            Self::Images { .. } | Self::Pruned(_) => true,
+            Self::Linted(lint) => lint.findings.is_empty(),
+        }
+    }
+
+    /// Tells it to people.
+    fn tell(&self, seconds: f64, verbosity: Verbosity) {
+        match self {
+            Self::Linted(lint) => report::linting(lint, verbosity),
+            _ if verbosity < Verbosity::Normal => {}
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
             Self::Pruned(pruning) => report::pruning(pruning),
+        }
+    }
+}
+
+impl Answer {
+    /// Tells where the time went.
+    fn tell_timings(&self) {
+        if let Self::Images { images } = self {
+            images.iter().for_each(report::timings);
         }
     }
 }
@@ -74,6 +96,9 @@ struct Global {
     /// Tell errors only, and what the build says
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Tell when each phase was and what went to each node
+    #[arg(long, global = true)]
+    timings: bool,
     /// Give a step up when nothing has moved for this long, in seconds
     #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
@@ -157,7 +182,7 @@ pub fn run() -> ExitCode {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
             if e.use_stderr() && wants_json() {
-                report::document::<Answer>(Err(&Error::usage(e.kind().to_string())));
+                report::document::<Answer>(false, Err(&Error::usage(e.kind().to_string())));
             }
             return ExitCode::from(if e.use_stderr() {
                 ErrorKind::Usage.exit_code()
@@ -175,20 +200,29 @@ pub fn run() -> ExitCode {
             .unwrap_or_else(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     });
     match (&result, cli.global.output) {
-        (Ok(answer), Output::Text) => {
-            if verbosity >= Verbosity::Normal {
-                answer.tell(start.elapsed().as_secs_f64());
+        (Ok(answer), output) => {
+            if output == Output::Text {
+                answer.tell(start.elapsed().as_secs_f64(), verbosity);
+            }
+            if cli.global.timings {
+                answer.tell_timings();
+            }
+            if output == Output::Json {
+                report::document(answer.is_ok(), Ok(answer));
             }
         }
-        (Ok(answer), Output::Json) => report::document(Ok(answer)),
         (Err(e), output) => {
             report::error(e);
             if output == Output::Json {
-                report::document::<Answer>(Err(e));
+                report::document::<Answer>(false, Err(e));
             }
         }
     }
-    ExitCode::from(result.err().map_or(0, |e| e.kind().exit_code()))
+    ExitCode::from(match result {
+        Ok(answer) if answer.is_ok() => 0,
+        Ok(_) => ErrorKind::Findings.exit_code(),
+        Err(e) => e.kind().exit_code(),
+    })
 }
 
 /// Tells whether a command line that cannot be parsed asks for JSON.
@@ -221,8 +255,14 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
         match &cli.command {
             Command::Build(args) => images(args.run(&job).await?),
             Command::Load(args) => images(args.run(&job).await?),
+            Command::Ensure(args) if args.watch && cli.global.output == Output::Json => {
+                let error =
+                    Error::usage("--watch has no end, and so no document for --output json");
+                Err(error.hint("leave one of the two out").into())
+            }
             Command::Ensure(args) => images(args.run(&job).await?),
             Command::Verify(args) => images(args.run(&job).await?),
+            Command::Lint(args) => Ok(Answer::Linted(args.run(&job).await?)),
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
         }
     });

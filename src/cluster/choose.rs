@@ -38,12 +38,7 @@ fn no_cluster(why: impl Into<String>) -> Error {
 /// # Errors
 /// Cluster error, telling what was looked for, where, and what is there.
 pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
-    let fixed = ProviderKind::from_env(env)?;
-    let places: Vec<Arc<Provider>> = ProviderKind::ALL
-        .into_iter()
-        .filter(|kind| fixed.is_none_or(|fixed| fixed == *kind))
-        .flat_map(|kind| Provider::candidates(kind, env))
-        .collect();
+    let places = places(env)?;
     let mut looks: FuturesOrdered<_> = places
         .iter()
         .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
@@ -70,6 +65,19 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
         }
     }
     pick(wanted, &found).map_err(|e| tell_failures(e, &failures))
+}
+
+/// Returns the places where clusters may be, in Kind's own order.
+///
+/// # Errors
+/// Usage error, if the environment names no provider.
+pub(super) fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
+    let fixed = ProviderKind::from_env(env)?;
+    Ok(ProviderKind::ALL
+        .into_iter()
+        .filter(|kind| fixed.is_none_or(|fixed| fixed == *kind))
+        .flat_map(|kind| Provider::candidates(kind, env))
+        .collect())
 }
 
 /// Adds what could not be looked into: a cluster may be missing because its engine is down.
@@ -212,7 +220,8 @@ fn of_context(context: &Context, found: &[Cluster]) -> Result<Option<Cluster>> {
     }
 }
 
-fn local(host: &str) -> bool {
+/// Tells whether a host is this machine.
+pub(super) fn local(host: &str) -> bool {
     matches!(
         host,
         "localhost" | "0.0.0.0" | "::" | "::1" | "" | "kubernetes.docker.internal"

@@ -1,6 +1,6 @@
 //! The kube context: which cluster `kubectl`, Skaffold and Tilt would talk to.
 //!
-//! Owns the only YAML that is read. Several files are merged as kubectl does: the first file
+//! Several files are merged as kubectl does: the first file
 //! that sets a value wins.
 
 use std::path::{Path, PathBuf};
@@ -52,6 +52,11 @@ struct File {
     contexts: Option<Vec<NamedContext>>,
     #[serde(default)]
     clusters: Option<Vec<NamedCluster>>,
+    #[serde(default)]
+    users: Option<Vec<NamedUser>>,
+    /// The folder that the file's own paths start from.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +69,8 @@ struct NamedContext {
 struct ContextEntry {
     #[serde(default)]
     cluster: String,
+    #[serde(default)]
+    user: String,
 }
 
 #[derive(Deserialize)]
@@ -72,10 +79,52 @@ struct NamedCluster {
     cluster: ClusterEntry,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case")]
 struct ClusterEntry {
     #[serde(default)]
     server: String,
+    certificate_authority: Option<PathBuf>,
+    certificate_authority_data: Option<String>,
+    #[serde(default)]
+    insecure_skip_tls_verify: bool,
+    tls_server_name: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct NamedUser {
+    name: String,
+    #[serde(default)]
+    user: UserEntry,
+}
+
+/// How a user proves who it is. Commands that make credentials are not run.
+#[derive(Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case")]
+struct UserEntry {
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<PathBuf>,
+    client_certificate: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_key: Option<PathBuf>,
+    client_key_data: Option<String>,
+}
+
+/// How to reach the API server of a context. Holds secrets: never shown.
+pub struct Access {
+    /// The server's URL.
+    pub server: String,
+    /// Whether its certificate is not looked at.
+    pub insecure: bool,
+    /// Who vouches for it, as PEM.
+    pub authority: Option<Vec<u8>>,
+    /// The name in its certificate, where it is not the URL's.
+    pub server_name: Option<String>,
+    /// The client's certificates and key, as PEM.
+    pub client: Option<(Vec<u8>, Vec<u8>)>,
+    /// A bearer token.
+    pub token: Option<String>,
 }
 
 /// Reads a context: the named one, else the current one. None, if there is no kubeconfig or it
@@ -84,6 +133,104 @@ struct ClusterEntry {
 /// # Errors
 /// Cluster error, if a file cannot be read or the named context is not there.
 pub fn context(env: &Env, wanted: Option<&str>) -> Result<Option<Context>> {
+    find(&files(env)?, wanted)
+}
+
+/// Reads how to reach a context's API server.
+///
+/// # Errors
+/// Cluster error, if a file cannot be read or the context is not there.
+pub fn access(env: &Env, context: &Context) -> Result<Access> {
+    let files = files(env)?;
+    let missing = |what: &str| {
+        Error::new(
+            ErrorKind::Cluster,
+            format!("the kubeconfig has no {what} for context {}", context.name),
+        )
+    };
+    let user = files
+        .iter()
+        .flat_map(|file| file.contexts.iter().flatten())
+        .find(|entry| entry.name == context.name)
+        .map(|entry| entry.context.user.as_str())
+        .unwrap_or_default();
+    let (folder, cluster) = files
+        .iter()
+        .flat_map(|file| file.clusters.iter().flatten().map(|c| (&file.folder, c)))
+        .find(|(_, entry)| entry.name == context.cluster)
+        .map(|(folder, entry)| (folder, &entry.cluster))
+        .ok_or_else(|| missing("cluster"))?;
+    let authority = material(
+        folder,
+        cluster.certificate_authority_data.as_deref(),
+        cluster.certificate_authority.as_deref(),
+    )?;
+    let mut access = Access {
+        server: cluster.server.clone(),
+        insecure: cluster.insecure_skip_tls_verify,
+        authority,
+        server_name: cluster.tls_server_name.clone(),
+        client: None,
+        token: None,
+    };
+    let entry = files
+        .iter()
+        .flat_map(|file| file.users.iter().flatten().map(|u| (&file.folder, u)))
+        .find(|(_, entry)| entry.name == user);
+    if let Some((folder, NamedUser { user, .. })) = entry {
+        let certificate = material(
+            folder,
+            user.client_certificate_data.as_deref(),
+            user.client_certificate.as_deref(),
+        )?;
+        let key = material(
+            folder,
+            user.client_key_data.as_deref(),
+            user.client_key.as_deref(),
+        )?;
+        access.client = certificate.zip(key);
+        access.token = match (&user.token_file, &user.token) {
+            (Some(file), _) => {
+                let token = read_beside(folder, file)?;
+                Some(String::from_utf8_lossy(&token).trim().to_owned())
+            }
+            (None, token) => token.clone(),
+        };
+    }
+    Ok(access)
+}
+
+/// Returns what is written in the file as base64, or what lies in a file beside it.
+fn material(folder: &Path, data: Option<&str>, path: Option<&Path>) -> Result<Option<Vec<u8>>> {
+    use base64::Engine as _;
+    match (data, path) {
+        (Some(data), _) => {
+            let decoded = base64::engine::general_purpose::STANDARD.decode(data.trim());
+            decoded.map(Some).map_err(|e| {
+                Error::new(
+                    ErrorKind::Cluster,
+                    "a certificate or key in the kubeconfig is no base64",
+                )
+                .because(e)
+            })
+        }
+        (None, Some(path)) => read_beside(folder, path).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+fn read_beside(folder: &Path, path: &Path) -> Result<Vec<u8>> {
+    let path = folder.join(path);
+    std::fs::read(&path).map_err(|e| {
+        Error::new(
+            ErrorKind::Cluster,
+            format!("cannot read {}, which the kubeconfig names", path.display()),
+        )
+        .because(e)
+    })
+}
+
+fn files(env: &Env) -> Result<Vec<File>> {
     let mut files = Vec::new();
     for path in paths(env) {
         match std::fs::read(&path) {
@@ -98,7 +245,7 @@ pub fn context(env: &Env, wanted: Option<&str>) -> Result<Option<Context>> {
             }
         }
     }
-    find(&files, wanted)
+    Ok(files)
 }
 
 fn paths(env: &Env) -> Vec<PathBuf> {
@@ -118,13 +265,15 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<File> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(File::default());
     }
-    serde_yaml::from_slice(bytes).map_err(|e| {
+    let mut file: File = serde_yaml::from_slice(bytes).map_err(|e| {
         Error::new(
             ErrorKind::Cluster,
             format!("the kubeconfig {} cannot be read", path.display()),
         )
         .because(e)
-    })
+    })?;
+    file.folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    Ok(file)
 }
 
 fn find(files: &[File], wanted: Option<&str>) -> Result<Option<Context>> {

@@ -3,10 +3,13 @@
 //! Nodes are found by Kind's labels, never by parsing names. Which cluster is meant is decided
 //! in [`choose`]; in a development loop that is never a guess.
 
+mod api;
 mod choose;
+pub mod events;
 mod exec;
 pub mod kubeconfig;
 mod provider;
+pub mod registry;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -84,6 +84,22 @@ pub fn write_ref_file(path: &Path, name: &Reference) -> Result<()> {
     Ok(())
 }
 
+/// Reads the name out of a ref file.
+///
+/// # Errors
+/// Image error, if there is no such file yet or it holds no name: a build will write it.
+pub fn read_ref_file(path: &Path) -> Result<Reference> {
+    let failed = |why: &str| {
+        Error::new(
+            ErrorKind::Image,
+            format!("the ref file {} {why}", path.display()),
+        )
+        .hint("`kindlift build --ref-file` writes it")
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| failed("cannot be read").because(e))?;
+    Reference::parse(text.trim()).map_err(|e| failed("names no image").because(e))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +133,16 @@ mod tests {
         write_ref_file(&path, &Reference::parse("app:x").unwrap()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "app:x\n");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(read_ref_file(&path).unwrap().familiar(), "app:x");
+    }
+
+    #[test]
+    fn a_ref_file_that_is_not_written_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ref");
+        assert_eq!(read_ref_file(&path).unwrap_err().kind(), ErrorKind::Image);
+        std::fs::write(&path, "").unwrap();
+        let error = read_ref_file(&path).unwrap_err();
+        assert!(error.to_string().ends_with("names no image"), "{error}");
     }
 }

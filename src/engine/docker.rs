@@ -1,15 +1,21 @@
-//! Docker: the API through bollard for looking up and tagging, the `docker` command for
-//! building, pushing and saving.
+//! Docker: the API through bollard for looking up, tagging and pushing to us, the `docker` command
+//! for building, saving and pushing to the user's registries.
 //!
 //! Saving goes through the command because bollard's export has no `platform`, without which the
 //! containerd store writes an index that names platforms it does not have.
 
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, SystemTime};
 
+use bollard::auth::DockerCredentials;
 use bollard::models::ImageInspect;
-use bollard::query_parameters::{ListImagesOptions, TagImageOptions};
+use bollard::query_parameters::{
+    ListImagesOptions, PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptions,
+};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -22,18 +28,22 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
+use crate::push::{self, REPOSITORY, TAG, Target};
 use crate::reference::Reference;
 
 /// How long Docker may take to answer about an image.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The first API version whose export takes a platform (Engine 28.0).
 const EXPORT_PLATFORM: (usize, usize) = (1, 48);
+/// The first API version whose push takes a platform (Engine 27.2).
+const PUSH_PLATFORM: (usize, usize) = (1, 46);
 
 /// A Docker engine that answers.
 pub struct Docker {
     api: bollard::Docker,
     endpoint: Endpoint,
     version: String,
+    native: Option<Platform>,
     podman: bool,
     env: Env,
 }
@@ -76,11 +86,14 @@ impl Docker {
             .flatten()
             .any(|part| part.name.contains("Podman"));
         let version = answer.version.unwrap_or_default();
+        let native = answer.os.zip(answer.arch);
+        let native = native.map(|(os, arch)| Platform::new(&os, &arch, None));
         tracing::debug!(host = %endpoint.host, %version, "docker");
         Ok(Self {
             api,
             endpoint,
             version,
+            native,
             podman,
             env: env.clone(),
         })
@@ -94,6 +107,11 @@ impl Docker {
     /// Tells whether it is Podman that answers like Docker.
     pub fn is_podman(&self) -> bool {
         self.podman
+    }
+
+    /// Returns what it builds for by itself.
+    pub fn native(&self) -> Option<&Platform> {
+        self.native.as_ref()
     }
 
     /// Returns the endpoint.
@@ -124,6 +142,9 @@ impl Docker {
             // Skaffold and Tilt deploy, at every build.
             command.args(["--provenance=false", "--sbom=false"]);
             command.arg(if spec.push { "--push" } else { "--load" });
+            if let Some(builder) = &spec.builder {
+                command.arg(format!("--builder={builder}"));
+            }
             command
         } else {
             if let Some(what) = needs_buildkit(spec) {
@@ -237,6 +258,108 @@ impl Docker {
         })
     }
 
+    /// Tells whether 127.0.0.1 may be the same for the engine as for us: it has a socket on this
+    /// host. An engine in a virtual machine has one too, and shows it by not coming.
+    pub fn is_local(&self) -> bool {
+        self.endpoint.socket().is_some()
+    }
+
+    /// Pushes one platform of an image to our registry, until `stop`, under a name that is
+    /// there for the push only: Docker pushes names, not IDs.
+    ///
+    /// # Errors
+    /// Engine error, with what Docker said; none, if it was stopped.
+    pub async fn push_to(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let repository = format!("{}/{REPOSITORY}", target.host());
+        let failed = |e: bollard::errors::Error| {
+            let why = format!("{} does not push {} to us", self.describe(), record.id);
+            Error::new(ErrorKind::Engine, why).because(e)
+        };
+        let options = TagImageOptions {
+            repo: Some(repository.clone()),
+            tag: Some(TAG.to_owned()),
+        };
+        let id = record.id.0.as_str();
+        self.api
+            .tag_image(id, Some(options))
+            .await
+            .map_err(failed)?;
+        let version = self.api.client_version();
+        let by_platform = (version.major_version, version.minor_version) >= PUSH_PLATFORM;
+        let mut options = PushImageOptionsBuilder::default().tag(TAG);
+        // Only the containerd store has images of several platforms, and there the ID is not the
+        // config's.
+        if by_platform && record.image_id.is_none() {
+            let Platform {
+                os,
+                architecture,
+                variant,
+            } = &record.platform;
+            let mut platform = serde_json::json!({"os": os, "architecture": architecture});
+            if let Some(variant) = variant {
+                platform["variant"] = variant.as_str().into();
+            }
+            options = options.platform(&platform.to_string());
+        }
+        let credentials = DockerCredentials {
+            username: Some(push::USER.to_owned()),
+            password: Some(target.password.clone()),
+            serveraddress: Some(target.host()),
+            ..DockerCredentials::default()
+        };
+        let mut progress = self
+            .api
+            .push_image(&repository, Some(options.build()), Some(credentials))
+            .boxed();
+        let pushing = async {
+            while let Some(step) = progress.next().await {
+                step?;
+            }
+            Ok(())
+        };
+        let pushed = tokio::select! {
+            pushed = pushing => pushed.map_err(failed),
+            // Docker gives a push up whose connection is closed.
+            () = stop => Ok(()),
+        };
+        drop(progress);
+        let removed = self.untag(&format!("{repository}:{TAG}")).await;
+        pushed.and(removed.map_err(failed))
+    }
+
+    /// Removes the names that runs left which were killed while they pushed. A port that is taken
+    /// may be another run's, alive.
+    pub async fn sweep_pushes(&self, own: u16) {
+        let names = push::ports()
+            .filter(|port| *port != own && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .map(|port| format!("127.0.0.1:{port}/{REPOSITORY}:{TAG}"));
+        for (name, removed) in join_all(names.map(|name| async {
+            let removed = self.untag(&name).await;
+            (name, removed)
+        }))
+        .await
+        {
+            if let Err(e) = removed {
+                tracing::debug!(name, error = %e, "a name of a dead push is left");
+            }
+        }
+    }
+
+    async fn untag(&self, name: &str) -> Result<(), bollard::errors::Error> {
+        let options = RemoveImageOptionsBuilder::default().noprune(true).build();
+        match self.api.remove_image(name, Some(options), None).await {
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
     /// Saves one platform of an image into a file.
     ///
     /// # Errors
@@ -318,6 +441,8 @@ fn explain(error: std::io::Error, failed: &dyn Fn(String) -> Error) -> Error {
 fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
     if !spec.secrets.is_empty() {
         Some("--secret")
+    } else if spec.builder.is_some() {
+        Some("--builder")
     } else if !spec.ssh.is_empty() {
         Some("--ssh")
     } else if spec.push || spec.platforms.len() > 1 {

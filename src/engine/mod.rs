@@ -2,6 +2,7 @@
 //!
 //! Owns building, looking up, tagging, pushing and exporting. Knows nothing of clusters.
 
+mod builder;
 mod command;
 pub mod context;
 mod dial;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use builder::Builder;
 pub use docker::Docker;
 pub use podman::Podman;
 
@@ -24,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::archive::Archive;
 use crate::image::{DiffId, Digest, Image, ImageId, Platform};
 use crate::job::Job;
+use crate::push::Target;
 use crate::reference::Reference;
 use crate::source::Source;
 use crate::source::spool::{FileBlobs, unlinked_file};
@@ -80,6 +83,8 @@ pub struct BuildSpec {
     pub platforms: Vec<Platform>,
     /// Flags for the engine's build, as they are.
     pub flags: Vec<String>,
+    /// The buildx builder; none means the engine's own.
+    pub builder: Option<String>,
     /// Push instead of keeping in the engine's store only.
     pub push: bool,
 }
@@ -169,6 +174,11 @@ impl Engine {
         either!(self, engine => engine.describe())
     }
 
+    /// Returns what the engine builds for by itself, if it tells.
+    pub fn native(&self) -> Option<&Platform> {
+        either!(self, engine => engine.native())
+    }
+
     /// Builds an image.
     ///
     /// # Errors
@@ -218,6 +228,30 @@ impl Engine {
     /// Engine error.
     pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
         either!(self, engine => engine.tag(name, other).await)
+    }
+
+    /// Tells whether the engine may reach a registry of ours on 127.0.0.1.
+    pub fn may_reach_us(&self) -> bool {
+        either!(self, engine => engine.is_local())
+    }
+
+    /// Pushes one platform of an image to our registry, until `stop`.
+    ///
+    /// # Errors
+    /// Engine error, with what the engine said; none, if it was stopped.
+    pub async fn push_to(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        match self {
+            Self::Docker(docker) => {
+                let sweep = docker.sweep_pushes(target.port);
+                tokio::join!(docker.push_to(record, target, stop), sweep).0
+            }
+            Self::Podman(podman) => podman.push_to(record, target, stop).await,
+        }
     }
 
     /// Exports one platform of an image into a file without a name and reads it there.

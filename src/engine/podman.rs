@@ -5,8 +5,11 @@
 //! asks for. Here images are built and looked up under the kubelet's reading of the name first.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tokio::process::Command;
 
@@ -17,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
+use crate::push::{self, REPOSITORY, TAG, Target};
 use crate::reference::Reference;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,6 +31,7 @@ pub struct Podman {
     /// A socket to talk to, instead of what the command would choose.
     url: Option<String>,
     version: String,
+    native: Option<Platform>,
 }
 
 #[derive(Deserialize)]
@@ -40,6 +45,9 @@ struct Version {
 #[serde(rename_all = "PascalCase")]
 struct VersionOf {
     version: String,
+    /// `linux/amd64`.
+    #[serde(default)]
+    os_arch: String,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +81,7 @@ impl Podman {
             env: env.clone(),
             url,
             version: String::new(),
+            native: None,
         };
         let output = podman
             .output(&["version", "--format", "json"])
@@ -80,11 +89,10 @@ impl Podman {
             .map_err(|e| e.within("Podman does not answer"))?;
         let version: Version = serde_json::from_slice(&output)
             .map_err(|e| Error::new(ErrorKind::Engine, "Podman gives no version").because(e))?;
-        podman.version = version
-            .server
-            .or(version.client)
-            .map(|of| of.version)
-            .unwrap_or_default();
+        if let Some(of) = version.server.or(version.client) {
+            podman.version = of.version;
+            podman.native = of.os_arch.parse().ok();
+        }
         Ok(podman)
     }
 
@@ -94,6 +102,11 @@ impl Podman {
             Some(url) => format!("Podman {} at {url}", self.version),
             None => format!("Podman {}", self.version),
         }
+    }
+
+    /// Returns what it builds for by itself.
+    pub fn native(&self) -> Option<&Platform> {
+        self.native.as_ref()
     }
 
     fn command(&self, args: &[&str], orphan: Orphan) -> Command {
@@ -120,6 +133,13 @@ impl Podman {
     /// # Errors
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
+        if let Some(builder) = &spec.builder {
+            return Err(Error::usage(format!(
+                "{} cannot build with the buildx builder {builder}",
+                self.describe()
+            ))
+            .hint("leave --builder out, or point DOCKER_HOST at Docker"));
+        }
         let full = Reference::parse(&spec.name)?.to_string();
         if spec.push {
             // A build adds to a list of that name: what an earlier one put there would be pushed
@@ -224,6 +244,85 @@ impl Podman {
             .map(drop)
     }
 
+    /// Tells whether 127.0.0.1 may be the same for Podman as for us.
+    pub fn is_local(&self) -> bool {
+        let url = self.url.as_deref();
+        url.is_none_or(|url| url.starts_with("unix:"))
+    }
+
+    /// Pushes an image to our registry, until `stop`.
+    ///
+    /// # Errors
+    /// Engine error, with what podman said; none, if it was stopped.
+    pub async fn push_to(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        tokio::pin!(stop);
+        let first = self.push_once(record, target, &["--retry=0"], &mut stop);
+        match first.await {
+            // Podman 4 tries again as it likes.
+            Err(e)
+                if e.causes()
+                    .iter()
+                    .any(|cause| cause.contains("unknown flag")) =>
+            {
+                self.push_once(record, target, &[], &mut stop).await
+            }
+            other => other,
+        }
+    }
+
+    async fn push_once(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        flags: &[&str],
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        // The password is in a file without a name, which podman may read as often as it likes:
+        // arguments show in the process list, and a named file would be left by a kill.
+        let push = [
+            "push",
+            "--quiet",
+            "--authfile=/dev/stdin",
+            "--tls-verify=false",
+        ];
+        let mut command = self.command(&push, Orphan::Terminate);
+        command
+            .args(flags)
+            .arg(record.id.0.hex())
+            .arg(format!("docker://{}/{REPOSITORY}:{TAG}", target.host()));
+        command.stdin(auth_file(target).map_err(|e| {
+            Error::new(ErrorKind::Engine, "cannot tell podman a password").because(e)
+        })?);
+        let shown = process::display(&command);
+        let mut child = process::spawn(&mut command)?;
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let pushing = async { tokio::join!(process::tail(stderr), child.wait()) };
+        let ended = tokio::select! {
+            ended = pushing => Some(ended),
+            () = stop => None,
+        };
+        match ended {
+            Some((said, status)) => {
+                let status = status.map_err(|e| {
+                    Error::new(ErrorKind::Engine, format!("lost track of `{shown}`")).because(e)
+                })?;
+                if status.success() {
+                    return Ok(());
+                }
+                Err(process::failure(ErrorKind::Engine, &shown, status, &said))
+            }
+            None => {
+                process::end_gently(&mut child).await;
+                Ok(())
+            }
+        }
+    }
+
     /// Saves an image into a file, its layers as they lie in the store: uncompressed.
     ///
     /// # Errors
@@ -235,6 +334,15 @@ impl Podman {
         );
         spool(command, file, job).await
     }
+}
+
+/// Makes the file that tells podman our registry's password.
+fn auth_file(target: &Target) -> std::io::Result<File> {
+    let auth = STANDARD.encode(format!("{}:{}", push::USER, target.password));
+    let auths = serde_json::json!({"auths": {target.host(): {"auth": auth}}});
+    let mut file = tempfile::tempfile()?;
+    file.write_all(auths.to_string().as_bytes())?;
+    Ok(file)
 }
 
 /// Returns the name under which Podman keeps what was built without a registry.

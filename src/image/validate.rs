@@ -37,6 +37,16 @@ struct RootFs {
 }
 
 impl Image {
+    /// Returns the digest of the config that a manifest names.
+    ///
+    /// # Errors
+    /// Image error, if this is no image's manifest.
+    pub fn config_of(manifest: &[u8]) -> Result<Digest> {
+        let parsed: ImageManifest = serde_json::from_slice(manifest)
+            .map_err(|e| refused("the image's manifest cannot be read").because(e))?;
+        parsed.config().digest().to_string().parse()
+    }
+
     /// Makes an image from the exact bytes of its manifest and config.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::tonic::{Response, Status};
 
 use super::session::Session;
-use super::{name, stage};
+use super::{content, inventory, name};
 use crate::engine::ImageRecord;
 use crate::error::Result;
 use crate::image::choose::{self, Chooser};
@@ -40,14 +40,14 @@ pub async fn held(session: &Session, name: &str) -> Result<Held> {
         Err(why) => return Ok(Held::Broken(why)),
     };
     if let Some(top) = image.top() {
-        if stage::lacks(session, &image).await? {
+        if inventory::lacks(session, &image).await? {
             return Ok(Held::Broken("its layers are not unpacked".to_owned()));
         }
         let key = format!(
             "containerd.io/gc.ref.snapshot.{}",
             session.facts().snapshotter
         );
-        let config = stage::blob_info(session, &image.config.digest).await?;
+        let config = content::blob_info(session, &image.config.digest).await?;
         let labels = config.map(|info| info.labels).unwrap_or_default();
         // Without the label the layers go with the next collection.
         if labels.get(&key).map(String::as_str) != Some(top.to_string().as_str()) {
@@ -130,7 +130,11 @@ pub async fn read(
     }
 }
 
-async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
+/// Reads a blob of at most `limit` bytes. None, if it is not there or not what its digest says.
+///
+/// # Errors
+/// The call's failure.
+pub async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
     let request = session.request(
         ReadContentRequest {
             digest: digest.to_owned(),

@@ -1,62 +1,27 @@
 //! Staging: everything an image needs on one node, complete and unpacked under a lease, before
 //! any name points at it.
-//!
-//! What the node has is decided by chain ID first, then by blob digest: images that a kubelet
-//! pulled have snapshots but no layer blobs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::diff_client::DiffClient;
-use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
-use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest, StatSnapshotRequest,
-};
-use containerd_client::services::v1::{
-    ApplyRequest, Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
-};
-use containerd_client::tonic::Status;
-use containerd_client::types::{Descriptor, Mount};
 use futures_util::StreamExt;
-use futures_util::stream::{self, BoxStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use futures_util::future::try_join_all;
+use futures_util::stream;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
 
+use super::content::{Expected, Promise, Write, has_blob, label};
+use super::inventory::Inventory;
 use super::lease::Lease;
-use super::session::{Failure, Session};
+use super::session::Session;
+use super::snapshot;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{ChainId, Digest, Document, Image, Layer};
+use crate::image::{Digest, Document, Image};
 use crate::source::{CHUNK, Source};
 
 /// Layers that travel to one node at the same time.
 const LANES: usize = 2;
-/// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
-/// nothing of how far it is, and may take that long while the node is alive.
-const SLOWEST: u64 = 1 << 20;
-
-/// What one node lacks.
-#[derive(Debug)]
-pub struct Inventory {
-    /// How many layers, from the bottom, are unpacked there.
-    pub unpacked: usize,
-    /// Digests of layer blobs that are there though their chain is not.
-    pub blobs: HashSet<Digest>,
-}
-
-impl Inventory {
-    /// Returns the layers that must travel, each digest once, bottom first.
-    pub fn missing<'a>(&self, image: &'a Image) -> Vec<&'a Layer> {
-        let mut seen = HashSet::new();
-        image.layers[self.unpacked..]
-            .iter()
-            .filter(|layer| !self.blobs.contains(&layer.digest) && seen.insert(&layer.digest))
-            .collect()
-    }
-}
 
 /// What staging did on one node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,77 +30,6 @@ pub struct Staged {
     pub sent: u64,
     /// Bytes of the image that did not have to.
     pub skipped: u64,
-}
-
-/// Looks which layers a node has, and holds what is found, so that nothing collects it.
-///
-/// # Errors
-/// A call's failure.
-pub async fn inventory(session: &Session, lease: &Lease, image: &Image) -> Result<Inventory> {
-    let chains: Vec<&ChainId> = image.layers.iter().map(|layer| &layer.chain_id).collect();
-    let mut unpacked = chains.len();
-    loop {
-        let stats = chains[..unpacked]
-            .iter()
-            .map(|chain| has_snapshot(session, chain));
-        let present = futures_util::future::try_join_all(stats).await?;
-        unpacked = present
-            .iter()
-            .rposition(|has| *has)
-            .map_or(0, |top| top + 1);
-        let Some(top) = unpacked.checked_sub(1) else {
-            break;
-        };
-        let kind = format!("snapshots/{}", session.facts().snapshotter);
-        lease.hold(session, &kind, &chains[top].to_string()).await?;
-        // Holding what a collection has just taken succeeds too.
-        if has_snapshot(session, chains[top]).await? {
-            break;
-        }
-    }
-    let lookups = image.layers[unpacked..].iter().map(|layer| async {
-        Ok::<_, Failure>(match has_blob(session, &layer.digest).await? {
-            true => {
-                lease
-                    .hold(session, "content", layer.digest.as_str())
-                    .await?;
-                has_blob(session, &layer.digest)
-                    .await?
-                    .then(|| layer.digest.clone())
-            }
-            false => None,
-        })
-    });
-    let blobs = futures_util::future::try_join_all(lookups).await?;
-    Ok(Inventory {
-        unpacked,
-        blobs: blobs.into_iter().flatten().collect(),
-    })
-}
-
-/// Tells whether a node lacks any layer of an image, unpacked.
-///
-/// # Errors
-/// A call's failure.
-pub async fn lacks(session: &Session, image: &Image) -> Result<bool, Failure> {
-    match image.top() {
-        Some(top) => has_snapshot(session, top).await.map(|has| !has),
-        None => Ok(false),
-    }
-}
-
-/// Returns how many bytes staging will need on the node's disk, at the least.
-pub fn space_needed(image: &Image, inventory: &Inventory) -> u64 {
-    let blobs: u64 = inventory
-        .missing(image)
-        .iter()
-        .map(|layer| layer.size)
-        .sum();
-    let unpacked: u64 = image.layers[inventory.unpacked..]
-        .iter()
-        .map(|layer| layer.size)
-        .sum();
-    blobs + unpacked
 }
 
 /// Puts an image onto a node, complete and unpacked, held by the lease and by nothing else.
@@ -159,30 +53,38 @@ pub async fn stage(
         let write = Write {
             session: Arc::clone(session),
             lease: lease.clone(),
-            digest: layer.digest.clone(),
-            size: layer.size,
+            key: layer.digest.hex().to_owned(),
             labels: HashMap::new(),
             sent: Arc::clone(sent),
+        };
+        let expected = Expected {
+            digest: layer.digest.clone(),
+            size: layer.size,
         };
         let source = Arc::clone(source);
         let turn = Arc::clone(&lanes).acquire_owned();
         writes.spawn(async move {
             let _turn = turn.await.expect("the semaphore is never closed");
-            let blob = source.open(&write.digest);
-            write.run(blob).await?;
+            let blob = source.open(&expected.digest);
+            write.run(blob, Promise::Known(expected)).await?;
             let _ = arrived.send(());
             Ok::<_, Error>(())
         });
     }
     let unpack = async {
-        for (i, layer) in image.layers.iter().enumerate().skip(inventory.unpacked) {
+        for (i, layer) in image
+            .layers
+            .iter()
+            .enumerate()
+            .skip(inventory.unpacked.len())
+        {
             // A failed write drops its sender; the write's own error is the one to show.
             if let Some(arrival) = arrivals.remove(&layer.digest)
                 && arrival.await.is_err()
             {
                 return Ok(());
             }
-            unpack_layer(session, lease, image, i).await?;
+            snapshot::unpack(session, lease, image, i).await?;
         }
         Ok::<_, Error>(())
     };
@@ -201,6 +103,9 @@ pub async fn stage(
     };
     // What did not arrive is no error of `unpack`: the transfer says why.
     tokio::try_join!(unpack, transfer)?;
+    let known = image.layers.iter().zip(&inventory.unpacked);
+    let unknown = known.filter(|(layer, blobs)| !blobs.contains_key(&layer.digest));
+    try_join_all(unknown.map(|(layer, _)| snapshot::note(session, layer))).await?;
     write_documents(session, lease, image, sent).await?;
     check(session, image).await?;
     let sent = sent.load(Ordering::Relaxed);
@@ -259,342 +164,21 @@ async fn write_document(
     let write = Write {
         session: Arc::clone(session),
         lease: lease.clone(),
-        digest: document.digest.clone(),
-        size: document.bytes.len() as u64,
+        key: document.digest.hex().to_owned(),
         labels,
         sent: Arc::clone(sent),
+    };
+    let expected = Expected {
+        digest: document.digest.clone(),
+        size: document.bytes.len() as u64,
     };
     let pieces: Vec<_> = document
         .bytes
         .chunks(CHUNK)
         .map(|piece| Ok(bytes::Bytes::copy_from_slice(piece)))
         .collect();
-    write.run(stream::iter(pieces).boxed()).await
-}
-
-/// Adds labels to a blob. Returns false if the blob is not there.
-async fn label(
-    session: &Session,
-    digest: &Digest,
-    labels: &HashMap<String, String>,
-) -> Result<bool> {
-    if labels.is_empty() {
-        // An update without paths would replace all of the blob's labels by none.
-        return Ok(has_blob(session, digest).await?);
-    }
-    let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    let request = session.request(
-        UpdateRequest {
-            info: Some(Info {
-                digest: digest.to_string(),
-                labels: labels.clone(),
-                ..Info::default()
-            }),
-            update_mask: Some(prost_types::FieldMask { paths }),
-        },
-        None,
-    );
-    let mut client = ContentClient::new(session.channel());
-    match session
-        .call("labelling content", client.update(request))
-        .await
-    {
-        Ok(_) => Ok(true),
-        Err(failure) if failure.not_found() => Ok(false),
-        Err(failure) => Err(failure.into()),
-    }
-}
-
-/// One blob on its way to one node.
-struct Write {
-    session: Arc<Session>,
-    lease: Lease,
-    digest: Digest,
-    size: u64,
-    labels: HashMap<String, String>,
-    sent: Arc<AtomicU64>,
-}
-
-impl Write {
-    /// Sends the blob; containerd hashes it and refuses one that is not what it should be.
-    async fn run(self, blob: BoxStream<'static, Result<bytes::Bytes>>) -> Result<()> {
-        let what = format!("writing {}", self.digest);
-        let (messages, queue) = mpsc::channel(2);
-        let reference = format!("{}-{}", self.lease.id, self.digest.hex());
-        let request = self
-            .session
-            .request(ReceiverStream::new(queue), Some(&self.lease.id));
-        let mut client =
-            ContentClient::new(self.session.channel()).max_decoding_message_size(16 << 20);
-        let answers = async {
-            let mut stream = client.write(request).await?.into_inner();
-            while stream.message().await?.is_some() {}
-            Ok::<_, Status>(())
-        };
-        let moved = AtomicU64::new(0);
-        let feed = self.feed(blob, messages, reference, &moved);
-        let both = async { tokio::join!(feed, answers) };
-        let (fed, answered) = self.session.while_moving(&moved, &what, both).await?;
-        // A broken source ends the stream early; its error says why, containerd's does not.
-        fed?;
-        match answered {
-            Ok(()) => Ok(()),
-            Err(status) => {
-                let failure = self.session.failure(&what, &status);
-                if failure.already_exists() {
-                    self.adopt().await
-                } else if failure.text.contains("unexpected commit") {
-                    Err(Error::new(
-                        ErrorKind::Image,
-                        format!(
-                            "the content of blob {} is not what its digest says",
-                            self.digest
-                        ),
-                    )
-                    .because(failure.text)
-                    .hint("the archive is damaged: build or save the image again"))
-                } else {
-                    Err(failure.into())
-                }
-            }
-        }
-    }
-
-    /// Takes a blob that somebody else wrote meanwhile: it is neither leased nor labelled yet.
-    async fn adopt(&self) -> Result<()> {
-        self.lease
-            .hold(&self.session, "content", self.digest.as_str())
-            .await?;
-        if label(&self.session, &self.digest, &self.labels).await? {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Load,
-            format!(
-                "node {}: blob {} was there and then collected",
-                self.session.node().name,
-                self.digest
-            ),
-        )
-        .hint("run the command again"))
-    }
-
-    async fn feed(
-        &self,
-        mut blob: BoxStream<'static, Result<bytes::Bytes>>,
-        messages: mpsc::Sender<WriteContentRequest>,
-        reference: String,
-        moved: &AtomicU64,
-    ) -> Result<()> {
-        let message = |action: WriteAction, offset: u64, data: Vec<u8>| WriteContentRequest {
-            action: action.into(),
-            r#ref: reference.clone(),
-            total: self.size.cast_signed(),
-            expected: self.digest.to_string(),
-            offset: offset.cast_signed(),
-            data,
-            labels: if action == WriteAction::Commit {
-                self.labels.clone()
-            } else {
-                HashMap::new()
-            },
-        };
-        // Nobody listens once containerd has answered with an error: that error is the result.
-        if messages
-            .send(message(WriteAction::Stat, 0, Vec::new()))
-            .await
-            .is_err()
-        {
-            return Ok(());
-        }
-        let mut offset = 0;
-        while let Some(piece) = blob.next().await {
-            let piece = piece?;
-            let len = piece.len() as u64;
-            if messages
-                .send(message(WriteAction::Write, offset, piece.into()))
-                .await
-                .is_err()
-            {
-                return Ok(());
-            }
-            offset += len;
-            moved.store(offset, Ordering::Relaxed);
-            self.sent.fetch_add(len, Ordering::Relaxed);
-        }
-        if offset != self.size {
-            return Err(Error::new(
-                ErrorKind::Image,
-                format!(
-                    "blob {} ends after {offset} of {} bytes",
-                    self.digest, self.size
-                ),
-            ));
-        }
-        let _ = messages
-            .send(message(WriteAction::Commit, offset, Vec::new()))
-            .await;
-        Ok(())
-    }
-}
-
-fn deadline(bytes: u64) -> Duration {
-    Duration::from_secs(60 + bytes / SLOWEST)
-}
-
-async fn has_snapshot(session: &Session, chain: &ChainId) -> Result<bool, Failure> {
-    let request = session.request(
-        StatSnapshotRequest {
-            snapshotter: session.facts().snapshotter.clone(),
-            key: chain.to_string(),
-        },
-        None,
-    );
-    let mut client = SnapshotsClient::new(session.channel());
-    match session
-        .call("looking for a layer", client.stat(request))
-        .await
-    {
-        Ok(answer) => Ok(answer
-            .info
-            .is_some_and(|info| info.kind == i32::from(Kind::Committed))),
-        Err(failure) if failure.not_found() => Ok(false),
-        Err(failure) => Err(failure),
-    }
-}
-
-async fn has_blob(session: &Session, digest: &Digest) -> Result<bool, Failure> {
-    Ok(blob_info(session, digest).await?.is_some())
-}
-
-/// Returns what a node knows of a blob: its size and labels. None, if it has none.
-///
-/// # Errors
-/// The call's failure.
-pub async fn blob_info(session: &Session, digest: &Digest) -> Result<Option<Info>, Failure> {
-    let request = session.request(
-        InfoRequest {
-            digest: digest.to_string(),
-        },
-        None,
-    );
-    let mut client = ContentClient::new(session.channel());
-    match session
-        .call("looking for a blob", client.info(request))
-        .await
-    {
-        Ok(answer) => Ok(answer.info),
-        Err(failure) if failure.not_found() => Ok(None),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// Unpacks one layer: Prepare, Apply, compare the diff ID, Commit.
-async fn unpack_layer(session: &Session, lease: &Lease, image: &Image, index: usize) -> Result<()> {
-    let layer = &image.layers[index];
-    let snapshotter = session.facts().snapshotter.clone();
-    let key = format!("{}-extract-{index}", lease.id);
-    let parent = match index.checked_sub(1) {
-        Some(below) => image.layers[below].chain_id.to_string(),
-        None => String::new(),
-    };
-    let mut snapshots = SnapshotsClient::new(session.channel());
-    let request = session.request(
-        PrepareSnapshotRequest {
-            snapshotter: snapshotter.clone(),
-            key: key.clone(),
-            parent,
-            labels: HashMap::new(),
-        },
-        Some(&lease.id),
-    );
-    let what = format!("preparing layer {}", index + 1);
-    let mounts = session
-        .call(&what, snapshots.prepare(request))
-        .await?
-        .mounts;
-    apply(session, lease, image, index, mounts).await?;
-    let request = session.request(
-        CommitSnapshotRequest {
-            snapshotter: snapshotter.clone(),
-            name: layer.chain_id.to_string(),
-            key: key.clone(),
-            ..CommitSnapshotRequest::default()
-        },
-        Some(&lease.id),
-    );
-    let what = format!("committing layer {}", index + 1);
-    match session
-        .call_within(deadline(layer.size), &what, snapshots.commit(request))
-        .await
-    {
-        Ok(_) => Ok(()),
-        // Another loader was quicker. Ours goes, theirs is held.
-        Err(failure) if failure.already_exists() => {
-            let request = session.request(
-                RemoveSnapshotRequest {
-                    snapshotter: snapshotter.clone(),
-                    key,
-                },
-                Some(&lease.id),
-            );
-            session
-                .call("removing a spare snapshot", snapshots.remove(request))
-                .await?;
-            let kind = format!("snapshots/{snapshotter}");
-            lease
-                .hold(session, &kind, &layer.chain_id.to_string())
-                .await?;
-            if has_snapshot(session, &layer.chain_id).await? {
-                Ok(())
-            } else {
-                Err(failure.into())
-            }
-        }
-        Err(failure) => Err(failure.into()),
-    }
-}
-
-async fn apply(
-    session: &Session,
-    lease: &Lease,
-    image: &Image,
-    index: usize,
-    mounts: Vec<Mount>,
-) -> Result<()> {
-    let layer = &image.layers[index];
-    let request = session.request(
-        ApplyRequest {
-            diff: Some(Descriptor {
-                media_type: layer.media_type.clone(),
-                digest: layer.digest.to_string(),
-                size: layer.size.cast_signed(),
-                annotations: HashMap::new(),
-            }),
-            mounts,
-            ..ApplyRequest::default()
-        },
-        Some(&lease.id),
-    );
-    let mut client = DiffClient::new(session.channel());
-    let what = format!("unpacking layer {}", index + 1);
-    let applied = session
-        .call_within(deadline(layer.size * 4), &what, client.apply(request))
-        .await?
-        .applied
-        .map(|descriptor| descriptor.digest)
-        .unwrap_or_default();
-    if applied == layer.diff_id.to_string() {
-        return Ok(());
-    }
-    match applied.parse() {
-        Ok(found) => Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found)),
-        Err(e) => Err(Error::new(
-            ErrorKind::Load,
-            format!("node {}: {what} gave no digest", session.node().name),
-        )
-        .because(e)),
-    }
+    let pieces = stream::iter(pieces).boxed();
+    write.run(pieces, Promise::Known(expected)).await
 }
 
 /// Makes sure that everything a name will need is there.
@@ -618,7 +202,7 @@ pub async fn check(session: &Session, image: &Image) -> Result<()> {
         }
     }
     if let Some(top) = image.top()
-        && !has_snapshot(session, top).await?
+        && snapshot::find(session, top).await?.is_none()
     {
         return Err(missing(format!("the unpacked layers ({top})")));
     }

@@ -7,7 +7,9 @@ use serde::Serialize;
 use crate::error::Error;
 
 /// Writes the document of a run: what it did or found, beside `ok`; or the error.
-pub fn document<T: Serialize>(result: Result<&T, &Error>) {
+///
+/// A run that has done its work may have found that not all is `ok`.
+pub fn document<T: Serialize>(ok: bool, result: Result<&T, &Error>) {
     #[derive(Serialize)]
     struct Good<'a, T> {
         ok: bool,
@@ -15,7 +17,7 @@ pub fn document<T: Serialize>(result: Result<&T, &Error>) {
         answer: &'a T,
     }
     let document = match result {
-        Ok(answer) => serde_json::to_value(Good { ok: true, answer })
+        Ok(answer) => serde_json::to_value(Good { ok, answer })
             .expect("answers have no keys that are no text"),
         Err(error) => serde_json::json!({
             "ok": false,

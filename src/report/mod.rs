@@ -4,8 +4,10 @@
 //! prints.
 
 mod json;
+mod linted;
 mod pruned;
 mod text;
+mod timeline;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -13,8 +15,10 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use json::document;
+pub use linted::linting;
 pub use pruned::pruning;
 pub use text::{Text, Verbosity, error, summary};
+pub use timeline::timings;
 
 use crate::image::{Digest, ImageId, Platform};
 use crate::reference::Reference;
@@ -33,6 +37,13 @@ pub enum Event<'a> {
     },
     /// A step, for people who ask for details.
     Step(&'a str),
+    /// An image that is on all nodes now, while the run goes on.
+    Delivered {
+        /// What was done.
+        outcome: &'a Outcome,
+        /// How long it took, in seconds.
+        seconds: f64,
+    },
     /// What was done, where there is no [`Outcome`].
     Done(&'a str),
 }
@@ -41,6 +52,11 @@ pub enum Event<'a> {
 pub trait Report: Send + Sync {
     /// Takes an event.
     fn event(&self, event: &Event<'_>);
+
+    /// Tells whether anybody reads steps: some are found out only to be told.
+    fn tells_steps(&self) -> bool {
+        false
+    }
 
     /// Tells whether the build may draw on the terminal itself.
     fn owns_terminal(&self) -> bool {
@@ -125,12 +141,17 @@ impl Clock {
 
     /// Notes a phase that began at a time and ends now.
     pub fn end(&mut self, phase: &'static str, began: Instant) {
+        self.note(phase, began, Instant::now());
+    }
+
+    /// Notes a phase that began and ended at these times.
+    pub fn note(&mut self, phase: &'static str, began: Instant, ended: Instant) {
         let ms = |at: Instant| {
             u64::try_from(at.duration_since(self.start).as_millis()).unwrap_or(u64::MAX)
         };
         let span = Span {
             start_ms: ms(began),
-            end_ms: ms(Instant::now()),
+            end_ms: ms(ended),
         };
         self.phases.insert(phase, span);
     }

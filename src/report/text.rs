@@ -58,8 +58,15 @@ impl Report for Text {
             }
             Event::Step(step) if self.verbosity >= Verbosity::Verbose => line(step),
             Event::Done(done) if self.verbosity >= Verbosity::Normal => line(done),
-            Event::Warning { .. } | Event::Step(_) | Event::Done(_) => {}
+            Event::Delivered { outcome, seconds } if self.verbosity >= Verbosity::Normal => {
+                summary(outcome, *seconds);
+            }
+            Event::Warning { .. } | Event::Step(_) | Event::Done(_) | Event::Delivered { .. } => {}
         }
+    }
+
+    fn tells_steps(&self) -> bool {
+        self.verbosity >= Verbosity::Verbose
     }
 
     fn owns_terminal(&self) -> bool {

@@ -2,19 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver};
 use super::prune::{PruneRequest, prune_nodes};
+use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
-use crate::cluster::Node;
+use crate::cluster::{Cluster, Node};
 use crate::contract::skaffold::Platforms;
 use crate::contract::{Contract, Naming, tilt};
-use crate::engine::{BuildSpec, Engine, EngineKind, ImageRecord};
+use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
-use crate::load;
+use crate::load::{self, Load};
 use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
@@ -38,6 +39,8 @@ pub struct BuildRequest {
     pub ssh: Vec<String>,
     /// `--platform`.
     pub platform: Option<Platform>,
+    /// `--builder`: a buildx builder.
+    pub builder: Option<String>,
     /// `--engine`.
     pub engine: Option<EngineKind>,
     /// `--push`.
@@ -54,13 +57,13 @@ pub struct BuildRequest {
 
 /// A request resolved against its contract: what will be done, before anything is.
 #[derive(Debug)]
-struct Plan {
-    image: Reference,
-    contract: Contract,
+pub(super) struct Plan {
+    pub image: Reference,
+    pub contract: Contract,
     naming: Naming,
     push: bool,
-    platforms: Platforms,
-    spec: BuildSpec,
+    pub platforms: Platforms,
+    pub spec: BuildSpec,
 }
 
 /// Builds an image and puts it, proven, into every node; or pushes it, and loads nothing.
@@ -70,13 +73,20 @@ struct Plan {
 pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>> {
     let mut clock = Clock::start();
     let plan = plan(job, request)?;
-    // Skaffold and, without a ref file, Tilt look the image up in Docker's API afterwards.
-    let by_api = plan.contract != Contract::Hand && !plan.push;
-    let finding = Engine::find(request.engine, by_api, &job.env);
-    let engine = job.cancel.unless(finding).await?;
+    let builder = builder(job, &plan).await?;
     if plan.push {
-        return push(job, &engine, plan).await.map(|()| None);
+        return push(job, request, plan, builder).await.map(|()| None);
     }
+    // Skaffold and, without a ref file, Tilt look the image up in Docker's API afterwards.
+    let by_api = plan.contract != Contract::Hand;
+    let maker = match builder {
+        // Then it must be in that engine too, whoever builds it.
+        Some(builder) if !by_api => Maker::Builder(builder),
+        _ => {
+            let finding = Engine::find(request.engine, by_api, &job.env);
+            Maker::Engine(job.cancel.unless(finding).await?)
+        }
+    };
     if plan.naming != Naming::Content || plan.image.had_tag() {
         warn_about_latest(job, &plan.image);
     }
@@ -87,11 +97,59 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
     let (cluster, nodes) = find(job, &request.place, in_loop).await?;
     clock.end("find", began);
 
-    let began = Instant::now();
-    let sessions = build_and_open(job, &engine, &plan, &nodes, &request.place).await?;
-    clock.end("build", began);
+    let hosting = push::look(job, &request.place, &plan.contract);
+    let (sessions, outcome) = match &maker {
+        Maker::Engine(engine) => {
+            by_engine(job, engine, &plan, request, (&cluster, &nodes), &mut clock).await?
+        }
+        Maker::Builder(builder) => {
+            by_builder(job, builder, &plan, request, (&cluster, &nodes), &mut clock).await?
+        }
+    };
+    drop(hosting);
+    if let (Some(path), Some(name)) = (&request.ref_file, outcome.refs.last()) {
+        tilt::write_ref_file(path, name)?;
+    }
+    if let Some(keep) = request.prune {
+        let to = Destination {
+            cluster: &cluster,
+            sessions: &sessions,
+        };
+        tidy(job, keep, &plan.image, &to).await;
+    }
+    Ok(Some(outcome))
+}
 
-    let record = built(job, &engine, &plan).await?;
+/// Who builds, and has the image first.
+enum Maker {
+    Engine(Engine),
+    Builder(Builder),
+}
+
+/// Looks the builder up that is asked for. None, if it is an engine's own.
+async fn builder(job: &Job, plan: &Plan) -> Result<Option<Builder>> {
+    let Some(name) = &plan.spec.builder else {
+        return Ok(None);
+    };
+    let builder = job.cancel.unless(Builder::find(name, &job.env)).await?;
+    Ok((!builder.is_engine()).then_some(builder))
+}
+
+type Built = (Vec<Arc<Session>>, Outcome);
+
+/// Builds with an engine, and loads out of it.
+async fn by_engine(
+    job: &Job,
+    engine: &Engine,
+    plan: &Plan,
+    request: &BuildRequest,
+    (cluster, nodes): (&Cluster, &[Node]),
+    clock: &mut Clock,
+) -> Result<Built> {
+    let build = async |spec: &BuildSpec, _: &Platform| engine.build(spec, job).await;
+    let place = (nodes, &request.place);
+    let (sessions, ()) = build_and_open(job, plan, place, engine.native(), clock, build).await?;
+    let record = built(job, engine, plan).await?;
     allow(&sessions, &record.platform, &request.place)?;
     let mut delivery = Delivery {
         name: &plan.image,
@@ -99,20 +157,46 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
         record,
     };
     let to = Destination {
-        cluster: &cluster,
+        cluster,
         sessions: &sessions,
     };
-    let outcome = deliver(job, &engine, &to, &mut delivery, &mut clock).await?;
-    if let (Some(path), Some(name)) = (&request.ref_file, outcome.refs.last()) {
+    let outcome = deliver(job, engine, &to, &mut delivery, clock).await?;
+    if let (Some(_), Some(name)) = (&request.ref_file, outcome.refs.last()) {
         // The engine knows the image by the deployed name too, for `verify` and `ensure`.
-        let id = delivery.record.id.0.as_str();
-        engine.tag(id, name).await?;
-        tilt::write_ref_file(path, name)?;
+        engine.tag(delivery.record.id.0.as_str(), name).await?;
     }
-    if let Some(keep) = request.prune {
-        tidy(job, keep, &plan.image, &to).await;
-    }
-    Ok(Some(outcome))
+    Ok((sessions, outcome))
+}
+
+/// Builds with a builder that is no engine, and loads what it sends: no engine gets the image.
+async fn by_builder(
+    job: &Job,
+    builder: &Builder,
+    plan: &Plan,
+    request: &BuildRequest,
+    (cluster, nodes): (&Cluster, &[Node]),
+    clock: &mut Clock,
+) -> Result<Built> {
+    job.step(|| format!("building with {}", builder.describe()));
+    let build =
+        async |spec: &BuildSpec, platform: &Platform| builder.build(spec, platform, job).await;
+    let place = (nodes, &request.place);
+    let (sessions, (image, source)) = build_and_open(job, plan, place, None, clock, build).await?;
+    let found = SystemTime::now();
+    allow(&sessions, &image.platform, &request.place)?;
+    // No engine has it: the names that are made of an engine's ID are not asked for here.
+    let id = EngineId(image.manifest.digest.clone());
+    let names = plan.naming.names(&plan.image, &id, &image.id())?;
+    let title = names.first().unwrap_or(&plan.image).familiar();
+    let load = Load {
+        title,
+        image,
+        source,
+        names,
+        found,
+    };
+    let outcome = load::load(job, cluster, &sessions, &load, clock).await?;
+    Ok((sessions, outcome))
 }
 
 /// Removes earlier images of the same name. The new one is there: what fails here is no failure of
@@ -134,40 +218,77 @@ async fn tidy(job: &Job, keep: usize, image: &Reference, to: &Destination<'_>) {
     }
 }
 
-/// Builds while the sessions open, where the platform is known before.
-async fn build_and_open(
+/// Builds while the sessions open. The nodes say what to build for, but not before they are
+/// reached; until then it is taken for granted that they are like `native`, if that is known.
+async fn build_and_open<T>(
     job: &Job,
-    engine: &Engine,
     plan: &Plan,
-    nodes: &[Node],
-    place: &Where,
-) -> Result<Vec<Arc<Session>>> {
-    let mut spec = plan.spec.clone();
-    let opening = load::open(nodes, job);
-    match &plan.platforms {
-        Platforms::Listed(listed) => {
-            let [platform] = listed.as_slice() else {
+    (nodes, place): (&[Node], &Where),
+    native: Option<&Platform>,
+    clock: &mut Clock,
+    build: impl AsyncFn(&BuildSpec, &Platform) -> Result<T>,
+) -> Result<(Vec<Arc<Session>>, T)> {
+    let began = Instant::now();
+    let asked = match &plan.platforms {
+        Platforms::Listed(listed) => match listed.as_slice() {
+            [platform] => Some(platform),
+            _ => {
                 return Err(
                     Error::usage("several platforms can only be built to be pushed")
                         .hint("nodes hold one platform: name one, or push"),
                 );
-            };
-            spec.platforms = vec![platform.clone()];
-            let opened = async {
-                let sessions = opening.await?;
+            }
+        },
+        Platforms::Nodes | Platforms::All => None,
+    };
+    let opened = async {
+        let sessions = load::open(nodes, job).await?;
+        let connected = Instant::now();
+        let platform = match asked {
+            Some(platform) => {
                 allow(&sessions, platform, place)?;
-                Ok(sessions)
+                platform.clone()
+            }
+            None => load::platform(&sessions)?,
+        };
+        Ok::<_, Error>((sessions, platform, connected))
+    };
+    let build = async |platform: &Platform| {
+        let mut spec = plan.spec.clone();
+        spec.platforms = vec![platform.clone()];
+        build(&spec, platform).await
+    };
+    let (sessions, connected, built) = match asked.or(native) {
+        Some(likely) => {
+            let mut building = Box::pin(build(likely));
+            let mut opened = std::pin::pin!(opened);
+            // A build that fails may have been for the wrong platform.
+            let (built, opened) = tokio::select! {
+                built = &mut building => (Some(built), opened.await?),
+                opened = &mut opened => (None, opened?),
             };
-            let (sessions, ()) = futures_util::try_join!(opened, engine.build(&spec, job))?;
-            Ok(sessions)
+            let (sessions, platform, connected) = opened;
+            let built = match built {
+                _ if platform != *likely => {
+                    // Two builds at once would trip over one another.
+                    drop(building);
+                    job.step(|| format!("the nodes are {platform}, the engine is {likely}"));
+                    build(&platform).await?
+                }
+                Some(built) => built?,
+                None => building.await?,
+            };
+            (sessions, connected, built)
         }
-        Platforms::Nodes | Platforms::All => {
-            let sessions = opening.await?;
-            spec.platforms = vec![load::platform(&sessions)?];
-            engine.build(&spec, job).await?;
-            Ok(sessions)
+        None => {
+            let (sessions, platform, connected) = opened.await?;
+            let built = build(&platform).await?;
+            (sessions, connected, built)
         }
-    }
+    };
+    clock.note("connect", began, connected);
+    clock.end("build", began);
+    Ok((sessions, built))
 }
 
 /// Looks up what was built.
@@ -292,6 +413,7 @@ fn plan(job: &Job, request: &BuildRequest) -> Result<Plan> {
             ssh: request.ssh.clone(),
             platforms: Vec::new(),
             flags: request.flags.clone(),
+            builder: request.builder.clone(),
             push: false,
         },
         image,
@@ -332,27 +454,4 @@ fn check_context(context: &str, request: &BuildRequest) -> Result<String> {
         None => found(&folder.join("Dockerfile"))?,
     }
     Ok(folder.to_string_lossy().into_owned())
-}
-
-/// Builds and pushes with the engine; loads nothing.
-async fn push(job: &Job, engine: &Engine, plan: Plan) -> Result<()> {
-    let mut spec = plan.spec;
-    spec.platforms = match plan.platforms {
-        Platforms::Nodes => Vec::new(),
-        Platforms::Listed(listed) => listed,
-        Platforms::All => {
-            return Err(Error::usage("PLATFORMS=all cannot be pushed").hint(
-                "list the platforms, e.g. skaffold build --platform linux/amd64,linux/arm64",
-            ));
-        }
-    };
-    // Only the engine's builder can push an index of several platforms.
-    spec.push = spec.platforms.len() > 1;
-    engine.build(&spec, job).await?;
-    if !spec.push {
-        engine.push(&spec.name, job).await?;
-    }
-    let done = format!("pushed {}; nothing was loaded", plan.image.familiar());
-    job.report.event(&Event::Done(&done));
-    Ok(())
 }

@@ -60,6 +60,24 @@ impl Opened {
         }
     }
 
+    /// Returns the engine.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn engine(&self) -> Result<&Engine> {
+        self.engine.as_ref().map_err(|e| {
+            let why = Error::new(ErrorKind::Engine, e.to_string());
+            let why = match e.next_step() {
+                Some(hint) => why.hint(hint),
+                None => why,
+            };
+            match e.causes() {
+                causes if causes.is_empty() => why,
+                causes => why.because(causes.join("\n")),
+            }
+        })
+    }
+
     /// Looks at every node, and compares; with the crictls that wait, or new ones once those are
     /// used up.
     async fn examine(
@@ -125,22 +143,51 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
 /// Of the kind of the step that failed.
 pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     let mut clock = Clock::start();
-    let subject = match request.images.as_slice() {
-        [] => contract::subject(&job.env)?,
-        [name] => Some((Reference::parse(name)?, Naming::AsAsked)),
-        _ => return Err(Error::usage("ensure takes one image")),
-    };
-    let Some((name, naming)) = subject.filter(|(name, _)| name.digest().is_none()) else {
+    let subjects = subjects(job, request)?;
+    if subjects.is_empty() {
         // Skaffold deploys a pushed image by its digest; the kubelet pulls it.
         job.report
             .event(&Event::Done("the image was pushed: nothing to ensure"));
         return Ok(Vec::new());
-    };
-    warn_about_latest(job, &name);
+    }
+    subjects
+        .iter()
+        .for_each(|(name, _)| warn_about_latest(job, name));
     let mut opened = open(job, request, &mut clock).await?;
+    let mut outcomes = Vec::new();
+    for (name, naming) in subjects {
+        outcomes.push(ensure_one(job, request, &mut opened, (&name, naming), &mut clock).await?);
+    }
+    Ok(outcomes)
+}
+
+/// Returns the images to ensure: those that are named, or written in ref files, or that Skaffold
+/// or Tilt speaks of. None of them was pushed.
+fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<(Reference, Naming)>> {
+    let mut subjects = Vec::new();
+    for name in &request.images {
+        subjects.push((Reference::parse(name)?, Naming::AsAsked));
+    }
+    for path in &request.ref_files {
+        subjects.push((contract::tilt::read_ref_file(path)?, Naming::AsAsked));
+    }
+    if subjects.is_empty() {
+        subjects.extend(contract::subject(&job.env)?);
+    }
+    subjects.retain(|(name, _)| name.digest().is_none());
+    Ok(subjects)
+}
+
+async fn ensure_one(
+    job: &Job,
+    request: &LoadRequest,
+    opened: &mut Opened,
+    (name, naming): (&Reference, Naming),
+    clock: &mut Clock,
+) -> Result<Outcome> {
     let began = Instant::now();
-    let record = opened.look_up(job, &name).await?;
-    let names = names_known(&name, naming, record.as_ref())?;
+    let record = opened.look_up(job, name).await?;
+    let names = names_known(name, naming, record.as_ref())?;
     let expected = record.as_ref().map(Expected::Described);
     let mut findings = Vec::new();
     for name in &names {
@@ -156,15 +203,15 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     if findings.iter().all(good)
         && let Some(finding) = findings.into_iter().next()
     {
-        let mut outcome = finding.outcome(&name, &opened.cluster, &clock)?;
+        let mut outcome = finding.outcome(name, &opened.cluster, clock)?;
         outcome.refs = names;
-        return Ok(vec![outcome]);
+        return Ok(outcome);
     }
-    let engine = opened.engine?;
-    let record = record.ok_or_else(|| not_there(&engine, &name))?;
+    let engine = opened.engine()?;
+    let record = record.ok_or_else(|| not_there(engine, name))?;
     allow(&opened.sessions, &record.platform, &request.place)?;
     let mut delivery = Delivery {
-        name: &name,
+        name,
         naming,
         record,
     };
@@ -172,9 +219,7 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
         cluster: &opened.cluster,
         sessions: &opened.sessions,
     };
-    deliver(job, &engine, &to, &mut delivery, &mut clock)
-        .await
-        .map(|outcome| vec![outcome])
+    deliver(job, opened.engine()?, &to, &mut delivery, clock).await
 }
 
 fn subject_names(job: &Job) -> Result<Vec<Reference>> {
@@ -202,7 +247,7 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     let engine = async {
         // Without an engine the nodes can still be compared with one another.
         // What the environment names lies in the engine that Skaffold and Tilt look into.
-        let by_api = request.images.is_empty();
+        let by_api = request.images.is_empty() && request.ref_files.is_empty();
         Ok::<_, Error>(Engine::find(request.engine, by_api, &job.env).await)
     };
     let place = async {

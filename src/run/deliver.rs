@@ -1,8 +1,9 @@
 //! From an image that an engine has to an image that every node has.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -15,7 +16,8 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
 use crate::job::Job;
 use crate::load::{self, Load};
-use crate::node::{Session, find as on_node, stage};
+use crate::node::{Session, find as on_node, inventory};
+use crate::push::{Landed, Landing, Registry};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
 use crate::source::Source;
@@ -48,6 +50,8 @@ impl Source for NoLayers {
     }
 }
 
+/// How long an engine may take to give a push up that is refused.
+const REFUSED: Duration = Duration::from_secs(5);
 /// How often an image may be replaced in the engine while it is being loaded.
 const TRIES: usize = 3;
 
@@ -73,11 +77,131 @@ pub(super) async fn deliver(
             other => return other,
         }
     }
+    if by_push(job, engine)? {
+        // What a node has lost since it was asked, it gets at the second try.
+        for _ in 0..2 {
+            match push(job, engine, to, delivery, clock).await? {
+                Pushed::Loaded(outcome) => return Ok(*outcome),
+                Pushed::Short(why) => job.step(|| format!("trying again: {why}")),
+                Pushed::Not(why) => {
+                    job.step(|| format!("saving instead: {why}"));
+                    break;
+                }
+            }
+        }
+    }
     let began = Instant::now();
     let (image, source) = export(job, engine, delivery).await?;
     clock.end("export", began);
     let load = delivery.load(image, source)?;
     load::load(job, to.cluster, to.sessions, &load, clock).await
+}
+
+/// Chooses how the image leaves the engine; `KINDLIFT_EXPORT` forces one way, for tests.
+fn by_push(job: &Job, engine: &Engine) -> Result<bool> {
+    match job.env.get("KINDLIFT_EXPORT") {
+        None => Ok(engine.may_reach_us()),
+        Some("push") => Ok(true),
+        Some("save") => Ok(false),
+        Some(other) => Err(Error::usage(format!("KINDLIFT_EXPORT is {other:?}"))
+            .hint("set it to push or save, or unset it")),
+    }
+}
+
+/// What became of a push.
+enum Pushed {
+    /// Every node has the image.
+    Loaded(Box<Outcome>),
+    /// A node lost something that it had when the engine asked for it.
+    Short(String),
+    /// The engine could not push: why.
+    Not(String),
+}
+
+/// Lets the engine push what the nodes lack, and loads that.
+async fn push(
+    job: &Job,
+    engine: &Engine,
+    to: &Destination<'_>,
+    delivery: &Delivery<'_>,
+    clock: &mut Clock,
+) -> Result<Pushed> {
+    let began = Instant::now();
+    let (landing, begun) = Landing::begin(to.sessions, &delivery.record).await;
+    let landing = Arc::new(landing);
+    let done = async {
+        begun?;
+        let (image, landed) = match receive(job, engine, &landing, &delivery.record).await? {
+            Ok(received) => received,
+            Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
+        };
+        clock.end("push", began);
+        let landed = Arc::new(landed);
+        let source = Arc::clone(&landed) as Arc<dyn Source>;
+        let load = delivery.load(Arc::new(image), source)?;
+        match load::load(job, to.cluster, to.sessions, &load, clock).await {
+            Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
+                Ok(Pushed::Short(one_line(&e).to_string()))
+            }
+            other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
+        }
+    };
+    let done = done.await;
+    let failed = !matches!(done, Ok(Pushed::Loaded(_)));
+    landing.end(job, failed).await;
+    done
+}
+
+/// Receives what the engine pushes. The inner error is the engine's, for which there is another
+/// way; the outer one is ours, a node's or the user's.
+async fn receive(
+    job: &Job,
+    engine: &Engine,
+    landing: &Arc<Landing>,
+    record: &ImageRecord,
+) -> Result<Result<(Image, Landed)>> {
+    let registry = match Registry::start(Arc::clone(landing)).await {
+        Ok(registry) => registry,
+        Err(e) => return Ok(Err(e)),
+    };
+    job.step(|| {
+        format!(
+            "letting {} push {} to 127.0.0.1:{}",
+            engine.describe(),
+            record.id,
+            registry.target().port
+        )
+    });
+    let silent = Cell::new(false);
+    let stop = async {
+        tokio::select! {
+            () = job.cancel.cancelled() => {}
+            () = registry.silent(job.silence) => silent.set(true),
+            // It is refused now and gives up by itself.
+            () = registry.failed() => tokio::time::sleep(REFUSED).await,
+        }
+    };
+    let pushed = engine.push_to(record, registry.target(), stop).await;
+    let failure = registry.failure();
+    let received = if job.cancel.is_cancelled() {
+        Err(job.cancel.error())
+    } else if let Some(failure) = failure {
+        Err(failure)
+    } else if silent.get() {
+        Err(Error::new(
+            ErrorKind::Image,
+            format!("the push has said nothing for {} s", job.silence.as_secs()),
+        )
+        .because(engine.describe())
+        .hint("give it longer with --silence-timeout"))
+    } else {
+        match pushed {
+            Ok(()) => Ok(job.cancel.unless(registry.pushed(record)).await),
+            Err(e) => Ok(Err(e)),
+        }
+    };
+    registry.stop().await;
+    received
 }
 
 /// Exports the image, or the one that has taken its name.
@@ -165,7 +289,7 @@ async fn on_all(sessions: &[Arc<Session>], record: &ImageRecord) -> Result<Optio
     };
     let lacking = sessions
         .iter()
-        .map(|session| async { stage::lacks(session, &image).await.map_err(Error::from) });
+        .map(|session| async { inventory::lacks(session, &image).await.map_err(Error::from) });
     let lacking = try_join_all(lacking).await?.contains(&true);
     Ok((!lacking).then(|| Arc::new(image)))
 }

@@ -3,10 +3,14 @@
 mod build;
 mod check;
 mod deliver;
+mod lint;
 mod load;
 mod manifests;
 mod prune;
+mod push;
+mod watch;
 
+use crate::cluster::kubeconfig::Context;
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract;
 use crate::engine::{Engine, EngineKind, ImageRecord};
@@ -18,12 +22,15 @@ use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::Event;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use build::{BuildRequest, build};
 pub use check::{ensure, verify};
+pub use lint::{Finding, Lint, LintRequest, Problem, lint};
 pub use load::load;
 pub use prune::{PruneRequest, Pruned, Pruning, Verdict, prune};
+pub use watch::watch;
 
 /// Where to load.
 #[derive(Debug, Clone, Default)]
@@ -52,6 +59,8 @@ pub struct LoadRequest {
     pub from: Vec<String>,
     /// Pull what the engine does not have.
     pub pull: bool,
+    /// Files that hold the name of an image, as `build --ref-file` writes them.
+    pub ref_files: Vec<PathBuf>,
     /// `--engine`.
     pub engine: Option<EngineKind>,
     /// Where to load.
@@ -63,13 +72,7 @@ async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<N
     let env = &job.env;
     let context = match &place.cluster {
         Some(_) => None,
-        None => {
-            let named = place
-                .kube_context
-                .as_deref()
-                .or_else(|| env.get("SKAFFOLD_KUBE_CONTEXT"));
-            kubeconfig::context(env, named)?
-        }
+        None => context(job, place)?,
     };
     let wanted = Wanted {
         name: place.cluster.clone(),
@@ -89,6 +92,16 @@ async fn find(job: &Job, place: &Where, in_loop: bool) -> Result<(Cluster, Vec<N
         )
     });
     Ok((cluster, nodes))
+}
+
+/// Returns the kube context that is asked for, else the current one, if there is one.
+fn context(job: &Job, place: &Where) -> Result<Option<Context>> {
+    let env = &job.env;
+    let named = place
+        .kube_context
+        .as_deref()
+        .or_else(|| env.get("SKAFFOLD_KUBE_CONTEXT"));
+    kubeconfig::context(env, named)
 }
 
 fn allow(sessions: &[Arc<Session>], platform: &Platform, place: &Where) -> Result<()> {

@@ -21,4 +21,9 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Image error as an item of the stream, if the blob is not there or ends early.
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>>;
+
+    /// Returns how many bytes of the image went to a node before it was loaded.
+    fn sent_before(&self, _node: &str) -> u64 {
+        0
+    }
 }

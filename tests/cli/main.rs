@@ -2,6 +2,8 @@
 //! code, all three at once.
 
 mod engine;
+mod hosting;
+mod lint;
 mod pipes;
 #[expect(
     dead_code,

@@ -12,10 +12,13 @@ mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
+mod builder;
 mod by_hand;
 mod choose;
 mod conditions;
 mod contexts;
+mod export;
+mod hosting;
 mod loader;
 mod matrix;
 mod output;
@@ -29,3 +32,4 @@ mod sources;
 mod tilt;
 mod trouble;
 mod versions;
+mod watch;

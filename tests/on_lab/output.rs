@@ -95,7 +95,41 @@ fn verbose_tells_the_steps() {
     run::run(app.build("dev", "dev").arg("--verbose"))
         .expect(0)
         .says("cluster dev under docker at ")
-        .says("saving sha256:")
+        .says(" push sha256:")
         .says(" of 4 layers unpacked, ");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn timings_tell_each_phase_and_each_node() {
+    let app = App::new("timings");
+    let run = run::run(
+        app.build("dev", "dev")
+            .args(["--timings", "--output", "json"]),
+    )
+    .expect(0);
+    let phases = run.json()["images"][0]["phases"].clone();
+    for phase in phases.as_object().unwrap().keys() {
+        let drawn = run
+            .stderr
+            .lines()
+            .any(|line| line.trim_start().starts_with(phase.as_str()) && line.ends_with('='));
+        assert!(drawn, "no line for {phase}:\n{run}");
+    }
+    // The nodes are connected to while the build runs.
+    let at = |phase: &str, end: &str| phases[phase][end].as_u64().unwrap();
+    assert!(
+        at("build", "start_ms") <= at("connect", "end_ms"),
+        "{phases}"
+    );
+    assert_eq!(
+        at("build", "start_ms"),
+        at("connect", "start_ms"),
+        "{phases}"
+    );
+    for node in lab::dev() {
+        run.clone().says(&format!("  {node}: "));
+    }
+    run.says(" not sent, ");
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }

@@ -2,28 +2,8 @@
 
 use crate::engines::Engine;
 use crate::lab::{self, App};
-use crate::registry::{self, Registry};
+use crate::registry::{self, Registry, platforms};
 use crate::run;
-
-fn platforms(image: &str) -> Vec<String> {
-    let manifest: serde_json::Value =
-        serde_json::from_str(&registry::crane(&["manifest", image])).unwrap();
-    let manifests = manifest["manifests"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    manifests
-        .iter()
-        .map(|manifest| {
-            let platform = &manifest["platform"];
-            format!(
-                "{}/{}",
-                platform["os"].as_str().unwrap(),
-                platform["architecture"].as_str().unwrap()
-            )
-        })
-        .collect()
-}
 
 #[test]
 fn skaffold_asks_for_a_push() {

@@ -91,6 +91,26 @@ pub fn crane(args: &[&str]) -> String {
     run::run(lab::program("crane").args(args)).expect(0).stdout
 }
 
+/// Returns the platforms of an index.
+pub fn platforms(image: &str) -> Vec<String> {
+    let manifest: serde_json::Value = serde_json::from_str(&crane(&["manifest", image])).unwrap();
+    let manifests = manifest["manifests"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    manifests
+        .iter()
+        .map(|manifest| {
+            let platform = &manifest["platform"];
+            format!(
+                "{}/{}",
+                platform["os"].as_str().unwrap(),
+                platform["architecture"].as_str().unwrap()
+            )
+        })
+        .collect()
+}
+
 /// The lab has the program in its tree, but no wrapper for it; it is run as crane is.
 fn program(folder: &std::path::Path) -> Command {
     let wrapper = std::fs::read_to_string(lab::find_program("crane")).unwrap();

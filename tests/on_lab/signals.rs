@@ -138,9 +138,9 @@ fn stopped_in_the_middle_of_a_build() {
 
 /// Starts a load of much, over an old image, and waits until a blob is on its way.
 #[track_caller]
-fn in_a_load(app: &App, cluster: &Cluster) -> (Running, BTreeSet<i32>) {
+fn in_a_load(app: &App, cluster: &Cluster, way: &str) -> (Running, BTreeSet<i32>) {
     app.random("app.bin", 60_000_000);
-    let running = run::start(&mut app.build("dev", &cluster.name));
+    let running = run::start(&mut app.build_by(way, "dev", &cluster.name));
     lab::wait_for_transfer(&cluster.nodes[0]);
     let children = descendants(running.pid());
     (running, children)
@@ -148,15 +148,21 @@ fn in_a_load(app: &App, cluster: &Cluster) -> (Running, BTreeSet<i32>) {
 
 #[test]
 fn stopped_in_the_middle_of_a_load() {
+    lab::WAYS
+        .into_iter()
+        .for_each(stopped_in_the_middle_of_a_load_by);
+}
+
+fn stopped_in_the_middle_of_a_load_by(way: &str) {
     let cluster = Cluster::new("load", 1, &[]);
     let app = App::new("load");
     let names = [app.on_node("dev")];
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     let old = lab::proven(&cluster.nodes, &names);
     let before = cluster.state();
 
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let (running, children) = in_a_load(&app, &cluster);
+        let (running, children) = in_a_load(&app, &cluster, way);
         running.signal(signal);
         running.finish().expect(code).says("error: interrupted\n");
         are_gone(&children);
@@ -165,7 +171,7 @@ fn stopped_in_the_middle_of_a_load() {
         assert_eq!(lab::proven(&cluster.nodes, &names), old);
     }
 
-    let (running, children) = in_a_load(&app, &cluster);
+    let (running, children) = in_a_load(&app, &cluster, way);
     running.signal(Signal::KILL);
     running.finish().expect(128 + 9);
     are_gone(&children);
@@ -180,10 +186,12 @@ fn stopped_in_the_middle_of_a_load() {
     }
 
     // The next run sweeps it and goes all the way.
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     assert_ne!(lab::proven(&cluster.nodes, &names), old);
     for node in &cluster.nodes {
         assert_eq!(lab::leases(node), [].into(), "{node}");
         assert_eq!(lab::Node::of(node).ingests, [].into(), "{node}");
     }
+    let names = lab::docker(&["image", "ls", "--format", "{{.Repository}}"]);
+    assert!(!names.contains("/kindlift/load"), "{names}");
 }

@@ -88,16 +88,22 @@ fn a_paused_node() {
 
 #[test]
 fn a_node_that_is_paused_in_the_middle() {
+    lab::WAYS
+        .into_iter()
+        .for_each(a_node_that_is_paused_in_the_middle_by);
+}
+
+fn a_node_that_is_paused_in_the_middle_by(way: &str) {
     let cluster = Cluster::new("frozen", 1, &[]);
     let app = App::new("frozen");
     let names = [app.on_node("dev")];
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     let old = lab::proven(&cluster.nodes, &names);
     let before = Before::of(&cluster);
 
     let worker = cluster.worker();
     app.random("app.bin", 100_000_000);
-    let mut kindlift = app.build("dev", &cluster.name);
+    let mut kindlift = app.build_by(way, "dev", &cluster.name);
     let running = run::start(kindlift.args(["--stall-timeout", "2"]));
     lab::wait_for_transfer(worker);
     lab::docker(&["pause", worker]);
@@ -132,6 +138,12 @@ fn a_node_that_is_paused_in_the_middle() {
 
 #[test]
 fn too_little_disk_is_found_before_anything_is_sent() {
+    lab::WAYS
+        .into_iter()
+        .for_each(too_little_disk_is_found_before_anything_is_sent_by);
+}
+
+fn too_little_disk_is_found_before_anything_is_sent_by(way: &str) {
     let cluster = Cluster::new("small", 1, &["--tmpfs=/var/lib/containerd:size=64m"]);
     let before = Before::of(&cluster);
     let app = App::new("small");
@@ -143,7 +155,7 @@ fn too_little_disk_is_found_before_anything_is_sent() {
         &["fallocate", "-l", "50M", "/var/lib/containerd/filler"],
     )
     .expect(0);
-    let run = run::run(&mut app.build("dev", &cluster.name)).expect(7);
+    let run = run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(7);
     run.says(&format!("error: node {worker} has too little disk: "))
         .says(" MB free, the image needs at least ")
         .says(&format!(
@@ -153,22 +165,28 @@ fn too_little_disk_is_found_before_anything_is_sent() {
     app.is_nowhere(&cluster.nodes);
 
     lab::exec(worker, &["rm", "/var/lib/containerd/filler"]).expect(0);
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     lab::proven(&cluster.nodes, &[app.on_node("dev")]);
 }
 
 #[test]
 fn a_disk_that_fills_up_while_unpacking() {
+    lab::WAYS
+        .into_iter()
+        .for_each(a_disk_that_fills_up_while_unpacking_by);
+}
+
+fn a_disk_that_fills_up_while_unpacking_by(way: &str) {
     let cluster = Cluster::new("full", 1, &["--tmpfs=/var/lib/containerd:size=64m"]);
     let app = App::new("full");
     let names = [app.on_node("dev")];
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     let old = lab::proven(&cluster.nodes, &names);
     let before = Before::of(&cluster);
 
     // Nothing on the way, and more than the disk when it is unpacked.
     app.write("app.bin", &vec![0; 100_000_000]);
-    let run = run::run(&mut app.build("dev", &cluster.name));
+    let run = run::run(&mut app.build_by(way, "dev", &cluster.name));
     assert!(run.code == 7, "{run}");
     run.says(&format!("error: node {}", cluster.name))
         .says("no space left on device")
@@ -363,15 +381,21 @@ fn a_node_whose_containerd_hangs_or_is_gone() {
 
 #[test]
 fn a_node_that_stops_in_the_middle() {
+    lab::WAYS
+        .into_iter()
+        .for_each(a_node_that_stops_in_the_middle_by);
+}
+
+fn a_node_that_stops_in_the_middle_by(way: &str) {
     let cluster = Cluster::new("gone", 1, &[]);
     let app = App::new("gone");
     let names = [app.on_node("dev")];
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     let old = lab::proven(&cluster.nodes, &names);
     let before = Before::of(&cluster);
     let worker = cluster.worker();
     app.random("app.bin", 100_000_000);
-    let running = run::start(&mut app.build("dev", &cluster.name));
+    let running = run::start(&mut app.build_by(way, "dev", &cluster.name));
     lab::wait_for_transfer(worker);
     lab::docker(&["kill", worker]);
     running
@@ -383,7 +407,7 @@ fn a_node_that_stops_in_the_middle() {
     lab::docker(&["start", worker]);
     lab::exec(worker, &["lab-node-ready"]).expect(0);
     assert_eq!(lab::proven(&cluster.nodes, &names), old);
-    run::run(&mut app.build("dev", &cluster.name)).expect(0);
+    run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     assert_ne!(lab::proven(&cluster.nodes, &names), old);
     for node in &cluster.nodes {
         assert_eq!(lab::leases(node), [].into(), "{node}");

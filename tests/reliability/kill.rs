@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::lab::{self, Cluster, Node};
 use crate::pair::{Colour, Holds, Pair, Source};
+use crate::proxy;
 use crate::run::{self, Running};
 use crate::strike::{Strike, Target};
 use crate::tally::{Phase, Tally};
@@ -29,6 +30,8 @@ struct Soak {
     cluster: Cluster,
     pair: Pair,
     targets: Vec<Target>,
+    /// The same Docker, not at a local socket.
+    remote: String,
     random: fastrand::Rng,
     /// The nodes without either image, and with each alone.
     empty: Vec<Node>,
@@ -57,6 +60,7 @@ impl Soak {
             cluster,
             pair,
             targets,
+            remote: proxy::start(),
             random: fastrand::Rng::with_seed(seed),
             empty,
             alone,
@@ -122,8 +126,15 @@ impl Soak {
         let course = self.courses[usize::from(source == Source::Engine)];
         let node = pick(random, &self.targets);
         let mut kindlift = self.pair.load(new, source, &self.cluster.name);
-        if strike == Strike::Pause {
-            kindlift.args(["--stall-timeout", "2"]);
+        match strike {
+            Strike::Pause => {
+                kindlift.args(["--stall-timeout", "2"]);
+            }
+            // Only there it is a process.
+            Strike::Exec => {
+                kindlift.env("DOCKER_HOST", &self.remote);
+            }
+            _ => {}
         }
         let began = Instant::now();
         let mut running = run::start(&mut kindlift);

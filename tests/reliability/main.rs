@@ -13,5 +13,6 @@ mod pair;
 mod run;
 
 mod kill;
+mod proxy;
 mod strike;
 mod tally;

@@ -112,6 +112,9 @@ pub fn var(name: &str) -> &'static str {
     &lab().vars[name]
 }
 
+/// How an image can leave its engine; what must hold holds for both.
+pub const WAYS: [&str; 2] = ["push", "save"];
+
 /// The kindlift under test, in the lab's environment and nothing else.
 pub fn kindlift() -> Command {
     in_lab(lab(), env!("CARGO_BIN_EXE_kindlift"))
@@ -200,6 +203,13 @@ impl App {
             "--cluster",
             cluster,
         ]);
+        command
+    }
+
+    /// The same, with the way in which the image leaves the engine.
+    pub fn build_by(&self, way: &str, tag: &str, cluster: &str) -> Command {
+        let mut command = self.build(tag, cluster);
+        command.env("KINDLIFT_EXPORT", way);
         command
     }
 
@@ -308,6 +318,11 @@ impl Cluster {
     /// Makes nodes of another Debian suite: an older containerd.
     pub fn of_suite(suite: &str, workers: usize) -> Self {
         Self::make(suite, workers, &["--suite", suite])
+    }
+
+    /// Makes a control plane with a real Kubernetes.
+    pub fn with_kubernetes(theme: &str) -> Self {
+        Self::make(theme, 0, &["--kubernetes"])
     }
 
     fn make(theme: &str, workers: usize, args: &[&str]) -> Self {

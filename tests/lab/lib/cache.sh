@@ -106,7 +106,7 @@ entry() {
 }
 
 # prepare WORD...: fills the cache with the engine tree and, per word, the node
-# image of a suite, `kubernetes` or `loops` (Skaffold and Tilt).
+# image of a suite, `kubernetes`, `loops` (Skaffold and Tilt) or `buildkit`.
 prepare() {
   local word job failed=""
   local -a jobs=() suites=() programs=() entries
@@ -114,6 +114,7 @@ prepare() {
     case $word in
       kubernetes) programs+=("${kubernetes_programs[@]}") ;;
       loops) programs+=("${loop_programs[@]}") ;;
+      buildkit) programs+=("${buildkit_programs[@]}") ;;
       *) suites+=("$word") ;;
     esac
   done
@@ -191,7 +192,8 @@ cache_clean() {
     [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
   done
   wanted+="$(engine_tree) "
-  for program in "${node_programs[@]}" "${kubernetes_programs[@]}" "${loop_programs[@]}"; do
+  for program in "${node_programs[@]}" "${kubernetes_programs[@]}" "${loop_programs[@]}" \
+    "${buildkit_programs[@]}"; do
     wanted+="$(go_program "$program") "
   done
   for suite in sid trixie bookworm; do wanted+="$(node_base "$suite") $(node_archive "$suite") "; done

@@ -150,6 +150,7 @@ lab_env() {
   [[ ! -e $(kubeconfig kube) ]] || printf 'export KINDLIFT_LAB_KUBECONFIG=%q\n' "$(kubeconfig kube)"
   podman_env
   remote_env
+  buildkit_env
 }
 
 lab_status() {
@@ -166,6 +167,7 @@ lab_status() {
       echo "    node $node: $(node_versions "$name" "$node")"
     done < <(cluster_nodes "$name" "" | sort)
   done
+  ! is_alive buildkit || echo "  buildkit: $(buildkit_socket)"
   ! is_alive remote || echo "  remote: overlay2 at $(tls_host) and ssh://$(remote_address)"
   if [[ -n $up ]]; then
     echo "  buildx: $(engine docker buildx version)"
@@ -191,7 +193,7 @@ sweep() {
     remove_component "$name"
   done
   # Folders of an engine without a record: killed between the two.
-  for name in remote docker overlay2 podman; do
+  for name in remote buildkit docker overlay2 podman; do
     [[ -d $state/$name && ! -e $(process_file "$name") ]] || continue
     say "sweep: '$name' left its data behind"
     remove_component "$name"
@@ -214,7 +216,7 @@ remove_component() {
 lab_down() {
   local name
   [[ -d $state ]] || { say "lab '$lab_name' is not there" && return 0; }
-  for name in remote docker overlay2 podman; do
+  for name in remote buildkit docker overlay2 podman; do
     [[ -e $(process_file "$name") ]] || continue
     say "down: $name"
     remove_component "$name"

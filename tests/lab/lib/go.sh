@@ -7,10 +7,12 @@
 node_programs=(crictl containerd-fuse-overlayfs-grpc)
 kubernetes_programs=(kubelet kube-apiserver kube-controller-manager kube-scheduler)
 loop_programs=(skaffold tilt)
+buildkit_programs=(buildkitd)
 
 go_module() {
   case $1 in
     kubelet | kube-*) echo "$here/go/kubernetes" ;;
+    buildkitd) echo "$here/go/buildkit" ;;
     containerd-fuse-overlayfs-grpc) echo "$here/go/fuse-snapshotter" ;;
     *) echo "$here/go/$1" ;;
   esac

@@ -1,0 +1,279 @@
+//! Blobs in a node's content store: looking one up, labelling it, writing it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use containerd_client::services::v1::content_client::ContentClient;
+use containerd_client::services::v1::{
+    Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
+};
+use containerd_client::tonic::Status;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::lease::Lease;
+use super::session::{Failure, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::Digest;
+
+/// The largest answer that is read, in bytes: containerd's own limit.
+const MAX_MESSAGE: usize = 16 << 20;
+/// How often a source that has nothing yet is taken for a sign of life.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Tells whether a node has a blob.
+///
+/// # Errors
+/// The call's failure.
+pub async fn has_blob(session: &Session, digest: &Digest) -> Result<bool, Failure> {
+    Ok(blob_info(session, digest).await?.is_some())
+}
+
+/// Returns what a node knows of a blob: its size and labels. None, if it has none.
+///
+/// # Errors
+/// The call's failure.
+pub async fn blob_info(session: &Session, digest: &Digest) -> Result<Option<Info>, Failure> {
+    let request = session.request(
+        InfoRequest {
+            digest: digest.to_string(),
+        },
+        None,
+    );
+    let mut client = ContentClient::new(session.channel());
+    match session
+        .call("looking for a blob", client.info(request))
+        .await
+    {
+        Ok(answer) => Ok(answer.info),
+        Err(failure) if failure.not_found() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Adds labels to a blob. Returns false if the blob is not there.
+///
+/// # Errors
+/// The call's failure.
+pub async fn label(
+    session: &Session,
+    digest: &Digest,
+    labels: &HashMap<String, String>,
+) -> Result<bool> {
+    if labels.is_empty() {
+        // An update without paths would replace all of the blob's labels by none.
+        return Ok(has_blob(session, digest).await?);
+    }
+    let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+    let request = session.request(
+        UpdateRequest {
+            info: Some(Info {
+                digest: digest.to_string(),
+                labels: labels.clone(),
+                ..Info::default()
+            }),
+            update_mask: Some(prost_types::FieldMask { paths }),
+        },
+        None,
+    );
+    let mut client = ContentClient::new(session.channel());
+    match session
+        .call("labelling content", client.update(request))
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(failure) if failure.not_found() => Ok(false),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// What a blob must turn out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// When it is known what a blob must be.
+pub enum Promise {
+    /// From the start.
+    Known(Expected),
+    /// When its last byte has come. The sender is dropped if the blob never gets complete.
+    AtTheEnd(oneshot::Receiver<Expected>),
+}
+
+/// One blob on its way to one node.
+pub struct Write {
+    /// The node.
+    pub session: Arc<Session>,
+    /// What holds the blob there.
+    pub lease: Lease,
+    /// What tells this transfer from others under the same lease.
+    pub key: String,
+    /// Labels that it gets.
+    pub labels: HashMap<String, String>,
+    /// Counts the bytes that went to the node.
+    pub sent: Arc<AtomicU64>,
+}
+
+impl Write {
+    /// Sends the blob; containerd hashes it and refuses one that is not what it should be.
+    ///
+    /// # Errors
+    /// The source's error; image error, if the content has another digest; load error otherwise.
+    pub async fn run(
+        self,
+        blob: BoxStream<'static, Result<Bytes>>,
+        promise: Promise,
+    ) -> Result<()> {
+        let (messages, queue) = mpsc::channel(2);
+        let request = self
+            .session
+            .request(ReceiverStream::new(queue), Some(&self.lease.id));
+        let mut client =
+            ContentClient::new(self.session.channel()).max_decoding_message_size(MAX_MESSAGE);
+        let answers = async {
+            let mut stream = client.write(request).await?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok::<_, Status>(())
+        };
+        let what = match &promise {
+            Promise::Known(expected) => format!("writing {}", expected.digest),
+            Promise::AtTheEnd(_) => "writing a layer".to_owned(),
+        };
+        let moved = AtomicU64::new(0);
+        let mut expected = None;
+        let feed = self.feed(blob, messages, promise, &moved, &mut expected);
+        let both = async { tokio::join!(feed, answers) };
+        let (fed, answered) = self.session.while_moving(&moved, &what, both).await?;
+        // A broken source ends the stream early; its error says why, containerd's does not.
+        fed?;
+        let failure = match answered {
+            Ok(()) => return Ok(()),
+            Err(status) => self.session.failure(&what, &status),
+        };
+        match expected {
+            Some(expected) if failure.already_exists() => self.adopt(&expected.digest).await,
+            Some(expected) if failure.text.contains("unexpected commit") => Err(Error::new(
+                ErrorKind::Image,
+                format!(
+                    "the content of blob {} is not what its digest says",
+                    expected.digest
+                ),
+            )
+            .because(failure.text)
+            .hint("the archive is damaged: build or save the image again")),
+            _ => Err(failure.into()),
+        }
+    }
+
+    /// Takes a blob that somebody else wrote meanwhile: it is neither leased nor labelled yet.
+    async fn adopt(&self, digest: &Digest) -> Result<()> {
+        self.lease
+            .hold(&self.session, "content", digest.as_str())
+            .await?;
+        if label(&self.session, digest, &self.labels).await? {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Load,
+            format!(
+                "node {}: blob {digest} was there and then collected",
+                self.session.node().name,
+            ),
+        )
+        .hint("run the command again"))
+    }
+
+    async fn feed(
+        &self,
+        mut blob: BoxStream<'static, Result<Bytes>>,
+        messages: mpsc::Sender<WriteContentRequest>,
+        promise: Promise,
+        moved: &AtomicU64,
+        known: &mut Option<Expected>,
+    ) -> Result<()> {
+        let reference = format!("{}-{}", self.lease.id, self.key);
+        let told = match promise {
+            Promise::Known(expected) => {
+                *known = Some(expected);
+                None
+            }
+            Promise::AtTheEnd(told) => Some(told),
+        };
+        let message = |action: WriteAction, expected: Option<&Expected>, offset: u64, data| {
+            WriteContentRequest {
+                action: action.into(),
+                r#ref: reference.clone(),
+                total: expected.map_or(0, |expected| expected.size.cast_signed()),
+                expected: expected.map_or_else(String::new, |e| e.digest.to_string()),
+                offset: offset.cast_signed(),
+                data,
+                labels: if action == WriteAction::Commit {
+                    self.labels.clone()
+                } else {
+                    HashMap::new()
+                },
+            }
+        };
+        // Nobody listens once containerd has answered with an error: that error is the result.
+        let stat = message(WriteAction::Stat, known.as_ref(), 0, Vec::new());
+        if messages.send(stat).await.is_err() {
+            return Ok(());
+        }
+        let mut offset = 0;
+        while let Some(piece) = patiently(blob.next(), moved).await {
+            let piece = piece?;
+            let len = piece.len() as u64;
+            let write = message(WriteAction::Write, known.as_ref(), offset, piece.into());
+            if messages.send(write).await.is_err() {
+                return Ok(());
+            }
+            offset += len;
+            moved.store(offset, Ordering::Relaxed);
+            self.sent.fetch_add(len, Ordering::Relaxed);
+        }
+        if let Some(told) = told {
+            *known = patiently(told, moved).await.ok();
+        }
+        let Some(expected) = known.as_ref() else {
+            return Err(Error::new(ErrorKind::Image, "an upload was not finished"));
+        };
+        if offset != expected.size {
+            return Err(Error::new(
+                ErrorKind::Image,
+                format!(
+                    "blob {} ends after {offset} of {} bytes",
+                    expected.digest, expected.size
+                ),
+            ));
+        }
+        let _ = messages
+            .send(message(
+                WriteAction::Commit,
+                Some(expected),
+                offset,
+                Vec::new(),
+            ))
+            .await;
+        Ok(())
+    }
+}
+
+/// Waits for the source. Its silence is not the node's: it counts as movement.
+async fn patiently<T>(source: impl Future<Output = T>, moved: &AtomicU64) -> T {
+    tokio::pin!(source);
+    loop {
+        match tokio::time::timeout(WAIT, &mut source).await {
+            Ok(item) => return item,
+            Err(_) => moved.fetch_add(1, Ordering::Relaxed),
+        };
+    }
+}

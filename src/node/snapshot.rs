@@ -1,0 +1,235 @@
+//! Unpacked layers: containerd's snapshots, each named by its chain ID.
+//!
+//! A snapshot that kindlift unpacks is labelled with the blobs that it comes from: a push names a
+//! layer by the digest of its blob, which nodes that discard blobs could not tell otherwise.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use containerd_client::services::v1::ApplyRequest;
+use containerd_client::services::v1::diff_client::DiffClient;
+use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
+use containerd_client::services::v1::snapshots::{
+    CommitSnapshotRequest, Info, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
+    StatSnapshotRequest, UpdateSnapshotRequest,
+};
+use containerd_client::types::{Descriptor, Mount};
+
+use super::lease::Lease;
+use super::session::{Failure, Session};
+use crate::error::{Error, ErrorKind, Result};
+use crate::image::{ChainId, Digest, Image, Layer};
+
+/// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
+/// nothing of how far it is, and may take that long while the node is alive.
+const SLOWEST: u64 = 1 << 20;
+/// Label of a snapshot; a blob's hex digits follow, and its value is the blob's size in bytes.
+const BLOB: &str = "io.kindlift.blob.";
+
+/// Blobs that one and the same layer is known as (compressed, uncompressed), with their sizes in
+/// bytes.
+pub type Blobs = HashMap<Digest, u64>;
+
+/// Looks a committed snapshot up; returns the blobs that it is labelled with.
+///
+/// # Errors
+/// The call's failure.
+pub async fn find(session: &Session, chain: &ChainId) -> Result<Option<Blobs>, Failure> {
+    let request = session.request(
+        StatSnapshotRequest {
+            snapshotter: session.facts().snapshotter.clone(),
+            key: chain.to_string(),
+        },
+        None,
+    );
+    let mut client = SnapshotsClient::new(session.channel());
+    match session
+        .call("looking for a layer", client.stat(request))
+        .await
+    {
+        Ok(answer) => Ok(answer
+            .info
+            .filter(|info| info.kind == i32::from(Kind::Committed))
+            .map(|info| blobs(&info.labels))),
+        Err(failure) if failure.not_found() => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn blobs(labels: &HashMap<String, String>) -> Blobs {
+    labels
+        .iter()
+        .filter_map(|(key, size)| {
+            let digest = format!("sha256:{}", key.strip_prefix(BLOB)?);
+            Some((digest.parse().ok()?, size.parse().ok()?))
+        })
+        .collect()
+}
+
+fn labels(blobs: &Blobs) -> HashMap<String, String> {
+    blobs
+        .iter()
+        .map(|(digest, size)| (format!("{BLOB}{}", digest.hex()), size.to_string()))
+        .collect()
+}
+
+/// Notes that an unpacked layer comes from this blob too.
+///
+/// # Errors
+/// The call's failure; none, if the snapshot is not there.
+pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
+    let labels = labels(&HashMap::from([(layer.digest.clone(), layer.size)]));
+    let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+    let request = session.request(
+        UpdateSnapshotRequest {
+            snapshotter: session.facts().snapshotter.clone(),
+            info: Some(Info {
+                name: layer.chain_id.to_string(),
+                labels,
+                ..Info::default()
+            }),
+            update_mask: Some(prost_types::FieldMask { paths }),
+        },
+        None,
+    );
+    let mut client = SnapshotsClient::new(session.channel());
+    match session
+        .call("labelling a layer", client.update(request))
+        .await
+    {
+        Err(failure) if failure.not_found() => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// Unpacks one layer, whose blob is there: Prepare, Apply, compare the diff ID, Commit.
+///
+/// # Errors
+/// Image error, if the layer's content is not what the config says; load error otherwise.
+pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usize) -> Result<()> {
+    let layer = &image.layers[index];
+    let snapshotter = session.facts().snapshotter.clone();
+    let key = format!("{}-extract-{index}", lease.id);
+    let parent = match index.checked_sub(1) {
+        Some(below) => image.layers[below].chain_id.to_string(),
+        None => String::new(),
+    };
+    let mut snapshots = SnapshotsClient::new(session.channel());
+    let request = session.request(
+        PrepareSnapshotRequest {
+            snapshotter: snapshotter.clone(),
+            key: key.clone(),
+            parent,
+            labels: HashMap::new(),
+        },
+        Some(&lease.id),
+    );
+    let what = format!("preparing layer {}", index + 1);
+    let mounts = session
+        .call(&what, snapshots.prepare(request))
+        .await?
+        .mounts;
+    let raw = apply(session, lease, image, index, mounts).await?;
+    let blobs = HashMap::from([
+        (layer.diff_id.0.clone(), raw),
+        (layer.digest.clone(), layer.size),
+    ]);
+    let request = session.request(
+        CommitSnapshotRequest {
+            snapshotter: snapshotter.clone(),
+            name: layer.chain_id.to_string(),
+            key: key.clone(),
+            labels: labels(&blobs),
+        },
+        Some(&lease.id),
+    );
+    let what = format!("committing layer {}", index + 1);
+    match session
+        .call_within(deadline(layer.size), &what, snapshots.commit(request))
+        .await
+    {
+        Ok(_) => Ok(()),
+        // Another loader was quicker. Ours goes, theirs is held.
+        Err(failure) if failure.already_exists() => {
+            let request = session.request(
+                RemoveSnapshotRequest {
+                    snapshotter: snapshotter.clone(),
+                    key,
+                },
+                Some(&lease.id),
+            );
+            session
+                .call("removing a spare snapshot", snapshots.remove(request))
+                .await?;
+            let kind = format!("snapshots/{snapshotter}");
+            lease
+                .hold(session, &kind, &layer.chain_id.to_string())
+                .await?;
+            match find(session, &layer.chain_id).await? {
+                Some(_) => Ok(()),
+                None => Err(failure.into()),
+            }
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Applies a layer's blob to the mounts and compares the diff ID. Returns the uncompressed size.
+async fn apply(
+    session: &Session,
+    lease: &Lease,
+    image: &Image,
+    index: usize,
+    mounts: Vec<Mount>,
+) -> Result<u64> {
+    let layer = &image.layers[index];
+    let request = session.request(
+        ApplyRequest {
+            diff: Some(Descriptor {
+                media_type: layer.media_type.clone(),
+                digest: layer.digest.to_string(),
+                size: layer.size.cast_signed(),
+                annotations: HashMap::new(),
+            }),
+            mounts,
+            ..ApplyRequest::default()
+        },
+        Some(&lease.id),
+    );
+    let mut client = DiffClient::new(session.channel());
+    let what = format!("unpacking layer {}", index + 1);
+    let applied = session
+        .call_within(deadline(layer.size * 4), &what, client.apply(request))
+        .await?
+        .applied
+        .unwrap_or_default();
+    if applied.digest == layer.diff_id.to_string() {
+        return Ok(applied.size.cast_unsigned());
+    }
+    match applied.digest.parse() {
+        Ok(found) => Err(crate::image::wrong_diff_id(index, &layer.diff_id, &found)),
+        Err(e) => Err(Error::new(
+            ErrorKind::Load,
+            format!("node {}: {what} gave no digest", session.node().name),
+        )
+        .because(e)),
+    }
+}
+
+fn deadline(bytes: u64) -> Duration {
+    Duration::from_secs(60 + bytes / SLOWEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_keep_what_a_layer_comes_from() {
+        let known = Blobs::from([(Digest::of(b"gzip"), 4), (Digest::of(b"raw"), 300)]);
+        let mut labels = labels(&known);
+        labels.insert("containerd.io/gc.root".into(), "now".into());
+        labels.insert(format!("{BLOB}nonsense"), "1".into());
+        assert_eq!(blobs(&labels), known);
+    }
+}

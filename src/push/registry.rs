@@ -1,0 +1,508 @@
+//! The registry itself: connections, the password, and the answers.
+//!
+//! Every failure is answered by 403 DENIED, also to all that comes later: the one answer at which
+//! all engines give up at once instead of trying again.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::StatusCode;
+use hyper::body::{Body, Incoming};
+use hyper::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, WWW_AUTHENTICATE,
+};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::answer::{Answer, DIGEST, accepted, location, refusal, status, with};
+use super::landing::{Landed, Landing};
+use super::request::{Request, authorization};
+use super::upload::Upload;
+use super::{REPOSITORY, TAG, Target, ports};
+use crate::engine::ImageRecord;
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST};
+use crate::node::content::Expected;
+
+/// Uploads that flow to the nodes at the same time; others wait with what they have.
+const FLOWS: usize = 3;
+/// How many bytes of small blobs are kept in memory.
+const KEEP_ALL: usize = 8 << 20;
+/// How long a connection may stay without a request.
+const IDLE: Duration = Duration::from_secs(60);
+/// How long a TLS client may take to see that this is none.
+const GRACE: Duration = Duration::from_secs(5);
+/// The most bytes of a connection that hyper reads ahead.
+const READ_AHEAD: usize = 128 * 1024;
+/// The first byte of a TLS ClientHello's record.
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A registry that listens.
+pub struct Registry {
+    target: Target,
+    shared: Arc<Shared>,
+    serving: AbortOnDropHandle<()>,
+}
+
+struct Shared {
+    authorization: String,
+    landing: Arc<Landing>,
+    turns: Arc<Semaphore>,
+    state: Mutex<State>,
+    next: AtomicU64,
+    /// Requests of which our side is at work; the engine waits for us then.
+    busy: AtomicUsize,
+    failed: CancellationToken,
+    closing: CancellationToken,
+}
+
+struct State {
+    uploads: HashMap<u64, Upload>,
+    kept: HashMap<Digest, Bytes>,
+    /// Uploads that went to the nodes, and their sizes.
+    landed: HashMap<Digest, u64>,
+    manifest: Option<(Vec<u8>, String)>,
+    failure: Option<Error>,
+    heard: Instant,
+}
+
+impl Registry {
+    /// Listens on one of this user's ports.
+    ///
+    /// # Errors
+    /// Engine error, if none is free.
+    pub async fn start(landing: Arc<Landing>) -> Result<Self> {
+        Self::listen(landing, ports()).await
+    }
+
+    pub(super) async fn listen(landing: Arc<Landing>, ports: Range<u16>) -> Result<Self> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a password").because(e))?;
+        let mut listener = None;
+        for port in ports.clone() {
+            if let Ok(bound) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                listener = Some(bound);
+                break;
+            }
+        }
+        let port = |listener: &TcpListener| listener.local_addr().ok().map(|at| at.port());
+        let Some((port, listener)) = listener.and_then(|it| port(&it).zip(Some(it))) else {
+            return Err(Error::new(
+                ErrorKind::Engine,
+                format!(
+                    "the ports {} to {} are all taken",
+                    ports.start,
+                    ports.end - 1
+                ),
+            ));
+        };
+        let password = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let target = Target { port, password };
+        let shared = Arc::new(Shared {
+            authorization: authorization(&target.password),
+            landing,
+            turns: Arc::new(Semaphore::new(FLOWS)),
+            state: Mutex::new(State {
+                uploads: HashMap::new(),
+                kept: HashMap::new(),
+                landed: HashMap::new(),
+                manifest: None,
+                failure: None,
+                heard: Instant::now(),
+            }),
+            next: AtomicU64::new(1),
+            busy: AtomicUsize::new(0),
+            failed: CancellationToken::new(),
+            closing: CancellationToken::new(),
+        });
+        let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
+        Ok(Self {
+            target,
+            shared,
+            serving: AbortOnDropHandle::new(serving),
+        })
+    }
+
+    /// Returns where the engine is to push to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Waits until something has gone wrong on our side. From then on the engine is refused.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
+    }
+
+    /// Waits until the engine has said nothing for so long, while nothing kept it waiting.
+    pub async fn silent(&self, silence: Duration) {
+        loop {
+            let heard = self.shared.lock().heard;
+            let idle = heard.elapsed();
+            if idle >= silence && self.shared.busy.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            let rest = silence.saturating_sub(idle);
+            tokio::time::sleep(rest.max(Duration::from_millis(100))).await;
+        }
+    }
+
+    /// Returns why it has failed, if it has.
+    pub fn failure(&self) -> Option<Error> {
+        self.shared.lock().failure.take()
+    }
+
+    /// Makes the image of what the engine has pushed, and the source of its layers.
+    ///
+    /// # Errors
+    /// Engine error, if there is no manifest; image error, if it is another image than the one
+    /// that the engine described, or does not agree with itself.
+    pub async fn pushed(&self, record: &ImageRecord) -> Result<(Image, Landed)> {
+        let manifest = self.shared.lock().manifest.clone();
+        let Some((manifest, media_type)) = manifest else {
+            return Err(Error::new(
+                ErrorKind::Engine,
+                "it has pushed no manifest here",
+            ));
+        };
+        let image = self.shared.read(manifest, &media_type).await?;
+        let diff_ids = image.layers.iter().map(|layer| &layer.diff_id);
+        let same_id = record.image_id.as_ref().is_none_or(|id| *id == image.id());
+        if !same_id || !diff_ids.eq(&record.diff_ids) {
+            return Err(Error::new(
+                ErrorKind::Image,
+                format!("it has pushed {}, which is another image", image.id()),
+            ));
+        }
+        let kept = self.shared.lock().kept.clone();
+        Ok((image, self.shared.landing.landed(kept)))
+    }
+
+    /// Stops listening; what was on its way is given up.
+    pub async fn stop(self) {
+        self.shared.closing.cancel();
+        // It has no result of its own.
+        let _ = self.serving.await;
+    }
+}
+
+/// Accepts connections until it is told to stop.
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(converse(stream, Arc::clone(&shared)));
+                }
+                // Out of file descriptors, perhaps: one may be free in a moment.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            },
+            Some(_) = connections.join_next() => {}
+            () = shared.closing.cancelled() => break,
+        }
+    }
+    connections.shutdown().await;
+}
+
+async fn converse(stream: TcpStream, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let mut first = [0];
+    match tokio::time::timeout(IDLE, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {
+            let _ = tokio::time::timeout(GRACE, refuse_tls(stream)).await;
+        }
+        Ok(Ok(1)) => {
+            let service = service_fn(|request| {
+                let shared = Arc::clone(&shared);
+                async move { Ok::<_, std::convert::Infallible>(shared.answer(request).await) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE)
+                .max_buf_size(READ_AHEAD)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(e) = served.await {
+                tracing::debug!(error = %e, "a push's connection broke");
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Tells a TLS client that plain HTTP is spoken here. Docker's containerd store looks for exactly
+/// these words; what it still sends is read, so that they are not lost in a reset.
+async fn refuse_tls(mut stream: TcpStream) -> std::io::Result<()> {
+    stream
+        .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+        .await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 1024];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
+/// Counts a request as ours to work at, as long as it lives.
+struct Busy<'a>(&'a Shared);
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        shared.busy.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+        self.0.lock().heard = Instant::now();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(&self, request: hyper::Request<Incoming>) -> Answer {
+        if !self.is_authorized(&request) {
+            let mut answer = refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "not for you");
+            let basic = HeaderValue::from_static("Basic realm=\"kindlift\"");
+            answer.headers_mut().insert(WWW_AUTHENTICATE, basic);
+            return answer;
+        }
+        self.lock().heard = Instant::now();
+        let work = async {
+            tokio::select! {
+                biased;
+                () = self.failed.cancelled() => None,
+                done = self.handle(request) => Some(done),
+            }
+        };
+        match work.await {
+            Some(Ok(answer)) => answer,
+            Some(Err(Refused::Ours(error))) => {
+                self.fail(error);
+                self.denied()
+            }
+            Some(Err(Refused::Theirs(why))) => refusal(StatusCode::FORBIDDEN, "DENIED", why),
+            None => self.denied(),
+        }
+    }
+
+    /// Compares digests, so that the time tells nothing of the password.
+    fn is_authorized(&self, request: &hyper::Request<Incoming>) -> bool {
+        let given = request.headers().get(AUTHORIZATION);
+        given.is_some_and(|given| {
+            Digest::of(given.as_bytes()) == Digest::of(self.authorization.as_bytes())
+        })
+    }
+
+    fn fail(&self, error: Error) {
+        self.lock().failure.get_or_insert(error);
+        self.failed.cancel();
+    }
+
+    fn denied(&self) -> Answer {
+        let why = match &self.lock().failure {
+            Some(error) => one_line(error).to_string(),
+            None => "kindlift has stopped".to_owned(),
+        };
+        refusal(StatusCode::FORBIDDEN, "DENIED", &why)
+    }
+
+    async fn handle(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refused> {
+        let uri = request.uri();
+        let Some(asked) = Request::parse(request.method(), uri.path(), uri.query()) else {
+            return Err(Refused::Theirs("this registry takes one image only"));
+        };
+        match asked {
+            Request::Base => Ok(status(StatusCode::OK)),
+            Request::Blob(digest) => {
+                let size = self.find(&digest).await?;
+                tracing::debug!(%digest, ?size, "the engine asks for a blob");
+                Ok(match size {
+                    Some(size) => with(
+                        status(StatusCode::OK),
+                        &[
+                            (CONTENT_LENGTH, size.to_string()),
+                            (DIGEST, digest.to_string()),
+                        ],
+                    ),
+                    None => status(StatusCode::NOT_FOUND),
+                })
+            }
+            Request::Begin => {
+                let id = self.next.fetch_add(1, Ordering::Relaxed);
+                self.lock().uploads.insert(id, Upload::new(id));
+                Ok(accepted(id, 0))
+            }
+            Request::Append(id) => {
+                let mut upload = self.upload(id)?;
+                self.receive(&mut upload, request.into_body(), None).await?;
+                let answer = accepted(id, upload.size());
+                self.lock().uploads.insert(id, upload);
+                Ok(answer)
+            }
+            Request::Finish(id, digest) => {
+                let upload = self.upload(id)?;
+                self.finish(upload, digest, request.into_body()).await
+            }
+            Request::Abandon(id) => {
+                self.lock().uploads.remove(&id);
+                Ok(status(StatusCode::NO_CONTENT))
+            }
+            Request::Manifest => Ok(status(StatusCode::NOT_FOUND)),
+            Request::PutManifest(reference) => self.manifest(&reference, request).await,
+        }
+    }
+
+    async fn find(&self, digest: &Digest) -> Result<Option<u64>, Refused> {
+        let here = {
+            let state = self.lock();
+            let kept = state.kept.get(digest).map(|bytes| bytes.len() as u64);
+            kept.or_else(|| state.landed.get(digest).copied())
+        };
+        if here.is_some() {
+            return Ok(here);
+        }
+        let _busy = Busy::new(self);
+        Ok(self.landing.find(digest).await?)
+    }
+
+    fn upload(&self, id: u64) -> Result<Upload, Refused> {
+        let upload = self.lock().uploads.remove(&id);
+        upload.ok_or(Refused::Theirs("there is no such upload"))
+    }
+
+    async fn receive(
+        &self,
+        upload: &mut Upload,
+        mut body: Incoming,
+        blob: Option<&Expected>,
+    ) -> Result<(), Refused> {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refused::Theirs("the upload broke off"))?;
+            let Ok(bytes) = frame.into_data() else {
+                continue;
+            };
+            let may_keep = self.lock().kept.values().map(Bytes::len).sum::<usize>() < KEEP_ALL;
+            // Whoever waits for its turn waits for other uploads, and those for the engine.
+            upload.wait(bytes.len(), may_keep, &self.turns).await;
+            let _busy = Busy::new(self);
+            upload.take(bytes, blob, &self.landing).await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(
+        &self,
+        mut upload: Upload,
+        digest: Digest,
+        body: Incoming,
+    ) -> Result<Answer, Refused> {
+        let id = upload.id();
+        // All at once: then it is known from the start what it will be.
+        let blob = body.size_hint().exact().map(|rest| Expected {
+            digest: digest.clone(),
+            size: upload.size() + rest,
+        });
+        self.receive(&mut upload, body, blob.as_ref()).await?;
+        let blob = Expected {
+            digest: digest.clone(),
+            size: upload.size(),
+        };
+        let size = blob.size;
+        let _busy = Busy::new(self);
+        let kept = upload.finish(blob).await?;
+        tracing::debug!(%digest, size, kept = kept.is_some(), "the engine has uploaded a blob");
+        let mut state = self.lock();
+        match kept {
+            Some(bytes) => {
+                state.kept.insert(digest.clone(), bytes);
+            }
+            None => {
+                state.landed.insert(digest.clone(), size);
+            }
+        }
+        Ok(with(
+            status(StatusCode::CREATED),
+            &[(LOCATION, location(id)), (DIGEST, digest.to_string())],
+        ))
+    }
+
+    async fn manifest(
+        &self,
+        reference: &str,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Answer, Refused> {
+        let media_type = request.headers().get(CONTENT_TYPE);
+        let media_type = media_type.and_then(|value| value.to_str().ok());
+        let media_type = media_type.unwrap_or_default().to_owned();
+        let limit = usize::try_from(MAX_MANIFEST).unwrap_or(usize::MAX);
+        let bytes = Limited::new(request.into_body(), limit).collect().await;
+        let bytes =
+            bytes.map_err(|_| Refused::Theirs("the manifest broke off, or is too large"))?;
+        let bytes = bytes.to_bytes().to_vec();
+        let digest = Digest::of(&bytes);
+        if reference != TAG && reference != digest.as_str() {
+            return Err(Refused::Theirs("this registry takes one image only"));
+        }
+        let _busy = Busy::new(self);
+        if let Err(e) = self.read(bytes.clone(), &media_type).await {
+            tracing::debug!(error = %one_line(&e), media_type, "a manifest is refused");
+            return Err(Refused::Theirs("this is no manifest of a whole image"));
+        }
+        self.lock().manifest = Some((bytes, media_type));
+        Ok(with(
+            status(StatusCode::CREATED),
+            &[
+                (LOCATION, format!("/v2/{REPOSITORY}/manifests/{digest}")),
+                (DIGEST, digest.to_string()),
+            ],
+        ))
+    }
+
+    /// Makes an image of a manifest, with its config from what came or from a node.
+    async fn read(&self, manifest: Vec<u8>, media_type: &str) -> Result<Image> {
+        let unreadable = |why: &str| Error::new(ErrorKind::Image, format!("its config {why}"));
+        let config = Image::config_of(&manifest)?;
+        let kept = self.lock().kept.get(&config).map(|bytes| bytes.to_vec());
+        let config = match kept {
+            Some(bytes) => bytes,
+            None => self
+                .landing
+                .read(&config, MAX_CONFIG)
+                .await?
+                .ok_or_else(|| unreadable("did not come"))?,
+        };
+        Image::from_documents(manifest, media_type, config)
+    }
+}
+
+/// Why a request is not granted.
+enum Refused {
+    /// Something went wrong here or on a node: the push is over.
+    Ours(Error),
+    /// The request makes no sense here.
+    Theirs(&'static str),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Ours(error)
+    }
+}

@@ -1,0 +1,269 @@
+//! The registry without nodes, spoken to as engines and strangers do.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Target;
+use super::landing::Landing;
+use super::registry::{Registry, TLS_HANDSHAKE};
+use super::request::authorization;
+use crate::engine::{EngineId, ImageRecord};
+use crate::error::ErrorKind;
+use crate::image::{DiffId, Digest, ImageId, Platform};
+use crate::source::Source;
+
+/// An image of one layer that is stored as it is.
+struct Sample {
+    layer: Vec<u8>,
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+}
+
+impl Sample {
+    fn new(layer: &[u8]) -> Self {
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(layer)]},
+        });
+        let config = config.to_string().into_bytes();
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": Digest::of(&config), "size": config.len()},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar",
+                        "digest": Digest::of(layer), "size": layer.len()}],
+        });
+        Self {
+            layer: layer.to_vec(),
+            config,
+            manifest: manifest.to_string().into_bytes(),
+        }
+    }
+
+    fn record(&self) -> ImageRecord {
+        let id = Digest::of(&self.config);
+        ImageRecord {
+            platform: Platform::linux("amd64", None),
+            diff_ids: vec![DiffId(Digest::of(&self.layer))],
+            image_id: Some(ImageId(id.clone())),
+            manifest: None,
+            id: EngineId(id),
+            found: std::time::SystemTime::now(),
+        }
+    }
+}
+
+/// A registry without nodes: what is small is kept, what is large goes nowhere.
+async fn registry() -> Registry {
+    let (landing, begun) = Landing::begin(&[], &Sample::new(b"").record()).await;
+    begun.unwrap();
+    // Any port: the user's own are for real runs.
+    Registry::listen(Arc::new(landing), 0..1).await.unwrap()
+}
+
+/// Sends bytes over a connection of their own and returns all that comes back.
+async fn raw(target: &Target, bytes: &[u8]) -> String {
+    let address = (Ipv4Addr::LOCALHOST, target.port);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn ask(target: &Target, authorization: &str, line: &str, body: &[u8]) -> String {
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{authorization}\
+         Content-Type: application/vnd.oci.image.manifest.v1+json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    raw(target, &[head.as_bytes(), body].concat()).await
+}
+
+async fn granted(target: &Target, line: &str, body: &[u8]) -> String {
+    let header = format!("Authorization: {}\r\n", authorization(&target.password));
+    ask(target, &header, line, body).await
+}
+
+/// Uploads a blob as Docker's overlay2 store does; returns the last answer.
+async fn upload(target: &Target, blob: &[u8], digest: &Digest) -> String {
+    let begun = granted(target, "POST /v2/kindlift/load/blobs/uploads/", b"").await;
+    assert!(begun.starts_with("HTTP/1.1 202 "), "{begun}");
+    let place = begun
+        .lines()
+        .find_map(|line| line.strip_prefix("location: "))
+        .unwrap();
+    for half in blob.chunks(blob.len().div_ceil(2).max(1)) {
+        let taken = granted(target, &format!("PATCH {place}"), half).await;
+        assert!(taken.starts_with("HTTP/1.1 202 "), "{taken}");
+    }
+    granted(target, &format!("PUT {place}?digest={digest}"), b"").await
+}
+
+async fn push(target: &Target, sample: &Sample) -> String {
+    for blob in [&sample.layer, &sample.config] {
+        let done = upload(target, blob, &Digest::of(blob)).await;
+        assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
+    }
+    let line = "PUT /v2/kindlift/load/manifests/now";
+    granted(target, line, &sample.manifest).await
+}
+
+#[tokio::test]
+async fn takes_the_image_and_gives_its_layers() {
+    let registry = registry().await;
+    let sample = Sample::new(b"a layer");
+    let lines = granted(registry.target(), "GET /v2/", b"").await;
+    assert!(lines.starts_with("HTTP/1.1 200 "), "{lines}");
+    let done = push(registry.target(), &sample).await;
+    assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
+    // overlay2 asks whether what it has uploaded is there, and takes the size for true.
+    let line = format!("HEAD /v2/kindlift/load/blobs/{}", Digest::of(&sample.layer));
+    let there = granted(registry.target(), &line, b"").await;
+    assert!(there.starts_with("HTTP/1.1 200 "), "{there}");
+    assert!(there.contains("\r\ncontent-length: 7\r\n"), "{there}");
+
+    let (image, landed) = registry.pushed(&sample.record()).await.unwrap();
+    assert_eq!(image.id().0, Digest::of(&sample.config));
+    let layer = landed.open(&Digest::of(&sample.layer));
+    let pieces: Vec<_> = layer.map(Result::unwrap).collect().await;
+    assert_eq!(pieces.concat(), sample.layer);
+    assert!(!landed.was_short());
+    let unknown = landed.open(&Digest::of(b"other")).next().await.unwrap();
+    assert!(unknown.is_err() && landed.was_short());
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_gets_anything_without_the_password() {
+    let registry = registry().await;
+    let sample = Sample::new(b"a layer");
+    push(registry.target(), &sample).await;
+    let blob = Digest::of(&sample.layer);
+    let wrong = format!("Authorization: {}\r\n", authorization("wrong"));
+    let bearer = format!("Authorization: Bearer {}\r\n", registry.target().password);
+    for authorization in ["", &wrong, &bearer] {
+        for line in [
+            "GET /v2/".to_owned(),
+            "GET /".to_owned(),
+            format!("HEAD /v2/kindlift/load/blobs/{blob}"),
+            format!("GET /v2/kindlift/load/blobs/{blob}"),
+            "POST /v2/kindlift/load/blobs/uploads/".to_owned(),
+            "PATCH /v2/kindlift/load/blobs/uploads/1".to_owned(),
+            format!("PUT /v2/kindlift/load/blobs/uploads/1?digest={blob}"),
+            "DELETE /v2/kindlift/load/blobs/uploads/1".to_owned(),
+            "HEAD /v2/kindlift/load/manifests/now".to_owned(),
+            "PUT /v2/kindlift/load/manifests/now".to_owned(),
+        ] {
+            let answer = ask(registry.target(), authorization, &line, b"{}").await;
+            let refused = answer.starts_with("HTTP/1.1 401 Unauthorized\r\n");
+            assert!(refused, "{authorization}{line}: {answer}");
+            assert!(answer.contains("www-authenticate: Basic "), "{answer}");
+        }
+    }
+    // None of that has done anything.
+    assert!(registry.failure().is_none());
+    registry.pushed(&sample.record()).await.unwrap();
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn another_image_is_refused() {
+    let registry = registry().await;
+    let wanted = Sample::new(b"a layer").record();
+    for line in [
+        "PUT /v2/other/image/manifests/now",
+        "PUT /v2/kindlift/load/manifests/later",
+        "POST /v2/other/blobs/uploads/",
+        "GET /v2/_catalog",
+    ] {
+        let answer = granted(registry.target(), line, &Sample::new(b"x").manifest).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{line}: {answer}");
+        assert!(answer.contains(r#""code":"DENIED""#), "{answer}");
+    }
+    assert!(registry.pushed(&wanted).await.is_err());
+    let done = push(registry.target(), &Sample::new(b"another layer")).await;
+    assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
+    let error = registry.pushed(&wanted).await.map(drop).unwrap_err();
+    assert!(error.to_string().contains("another image"), "{error}");
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn an_index_is_no_image() {
+    let registry = registry().await;
+    let index = br#"{"schemaVersion":2,"manifests":[]}"#;
+    let line = "PUT /v2/kindlift/load/manifests/now";
+    let answer = granted(registry.target(), line, index).await;
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_failure_everything_is_refused_with_its_words() {
+    let registry = registry().await;
+    let lie = upload(registry.target(), b"a layer", &Digest::of(b"another")).await;
+    assert!(lie.starts_with("HTTP/1.1 403 "), "{lie}");
+    assert!(lie.contains("what was uploaded as sha256:"), "{lie}");
+    registry.failed().await;
+    let line = "POST /v2/kindlift/load/blobs/uploads/";
+    let later = granted(registry.target(), line, b"").await;
+    assert!(later.starts_with("HTTP/1.1 403 "), "{later}");
+    assert!(later.contains("what was uploaded as sha256:"), "{later}");
+    assert_eq!(registry.failure().unwrap().kind(), ErrorKind::Image);
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_tls_client_is_told_in_the_words_that_docker_looks_for() {
+    let registry = registry().await;
+    let hello = [TLS_HANDSHAKE, 3, 1, 0, 1, 0];
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, registry.target().port))
+        .await
+        .unwrap();
+    stream.write_all(&hello).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "HTTP/1.0 400 Bad Request\r\n\r\n");
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn it_listens_on_loopback_and_nowhere_else() {
+    let registry = registry().await;
+    let port = registry.target().port;
+    let listening = |address: &str| {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let row = format!(" {address}:{port:04X} 00000000:0000 0A ");
+        table.contains(&row)
+    };
+    assert!(listening("0100007F"));
+    assert!(!listening("00000000"));
+    let six = std::fs::read_to_string("/proc/net/tcp6").unwrap_or_default();
+    assert!(!six.contains(&format!(
+        ":{port:04X} 00000000000000000000000000000000:0000 0A "
+    )));
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_gives_way_to_the_next() {
+    let one = registry().await;
+    let (landing, _) = Landing::begin(&[], &Sample::new(b"").record()).await;
+    let first = one.target().port;
+    let range = first..first.saturating_add(100);
+    let other = Registry::listen(Arc::new(landing), range.clone())
+        .await
+        .unwrap();
+    assert_ne!(other.target().port, first);
+    assert!(range.contains(&other.target().port));
+    assert_ne!(one.target().password, other.target().password);
+    one.stop().await;
+    other.stop().await;
+}

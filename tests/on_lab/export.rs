@@ -1,0 +1,343 @@
+//! How an image leaves its engine: pushed to a registry inside kindlift, which the engine asks
+//! what the nodes lack; or saved, whole.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+
+use serde_json::Value;
+
+use crate::engines::{Api, Engine};
+use crate::lab::{self, App, Cluster};
+use crate::run::{self, Run};
+
+const ALL: [Engine; 4] = [
+    Engine::Containerd,
+    Engine::Overlay2,
+    Engine::Podman,
+    Engine::Rootless,
+];
+
+/// `kindlift load` of the app's image, by one way.
+fn load(app: &App, engine: Engine, way: &str, cluster: &str) -> Run {
+    let mut kindlift = lab::kindlift();
+    engine.point(&mut kindlift, Api::Unused);
+    kindlift
+        .env("KINDLIFT_EXPORT", way)
+        .args(["load", &app.tag("dev"), "--cluster", cluster])
+        .args(["--verbose", "--output", "json"]);
+    run::run(&mut kindlift)
+}
+
+/// Builds the app anew under the name that a kubelet reads.
+fn build(app: &App, engine: Engine) {
+    let name = match engine {
+        Engine::Containerd | Engine::Overlay2 => app.tag("dev"),
+        Engine::Podman | Engine::Rootless => app.on_node("dev"),
+    };
+    engine.build(app.folder(), &name);
+}
+
+fn sent(run: &Run) -> Vec<u64> {
+    let nodes = run.json()["images"][0]["nodes"].as_array().unwrap().clone();
+    let sent = nodes.iter().map(|node| node["bytes_sent"].as_u64());
+    sent.map(Option::unwrap).collect()
+}
+
+/// Returns the names that an engine has of registries of kindlift's.
+fn left_in(engine: Engine) -> Vec<String> {
+    let format = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
+    let names = run::run(engine.command().args(format)).expect(0).stdout;
+    let ours = names.lines().filter(|name| name.contains("/kindlift/load"));
+    ours.map(str::to_owned).collect()
+}
+
+/// The ports that kindlift takes for this user.
+fn ports() -> std::ops::Range<u16> {
+    kindlift::push::ports()
+}
+
+#[test]
+fn each_engine_pushes_only_what_is_missing() {
+    for engine in ALL {
+        let app = App::new("export");
+        app.random("base.bin", 8_000_000);
+        build(&app, engine);
+        let first = load(&app, engine, "push", "dev")
+            .expect(0)
+            .says(" push sha256:")
+            .never_says("saving");
+        let whole: Vec<u64> = sent(&first);
+        assert!(
+            whole.iter().all(|sent| *sent > 8_000_000),
+            "{engine:?} {whole:?}"
+        );
+
+        for size in [1_000, 2_000_000] {
+            app.random("app.bin", size);
+            build(&app, engine);
+            let changed = load(&app, engine, "push", "dev")
+                .expect(0)
+                .never_says("saving");
+            let moved = sent(&changed);
+            let limit = size + 16_000;
+            assert!(
+                moved.iter().all(|sent| *sent < limit),
+                "{engine:?} {moved:?}"
+            );
+            lab::proven(&lab::dev(), &[app.on_node("dev")]);
+        }
+        // The same image, whichever way it comes.
+        let id = lab::proven(&lab::dev(), &[app.on_node("dev")]);
+        app.forget_on(&lab::dev());
+        load(&app, engine, "save", "dev")
+            .expect(0)
+            .says("saving sha256:");
+        assert_eq!(
+            lab::proven(&lab::dev(), &[app.on_node("dev")]),
+            id,
+            "{engine:?}"
+        );
+        // What came by one way is known when the other asks.
+        app.random("app.bin", 1_000);
+        build(&app, engine);
+        load(&app, engine, "push", "dev").expect(0);
+        lab::proven(&lab::dev(), &[app.on_node("dev")]);
+
+        assert_eq!(left_in(engine), [""; 0], "{engine:?}");
+        engine.forget(&app.name);
+        engine.forget(&format!("docker.io/{}", app.name));
+    }
+}
+
+#[test]
+fn only_the_node_that_lacks_it_gets_it() {
+    let cluster = Cluster::new("lacks", 1, &[]);
+    let app = App::new("lacks");
+    app.random("base.bin", 2_000_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    lab::exec(cluster.worker(), &["crictl", "rmi", &app.on_node("dev")]).expect(0);
+    let again = load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    let moved = sent(&again);
+    assert_eq!(moved[0], 0, "{again}");
+    assert!(moved[1] > 2_000_000, "{again}");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+}
+
+#[test]
+fn layers_that_others_brought_are_known_from_then_on() {
+    let cluster = Cluster::new("others", 0, &[]);
+    let app = App::new("others");
+    app.random("base.bin", 4_000_000);
+    build(&app, Engine::Containerd);
+    let mut kind = lab::program("kind");
+    kind.args([
+        "load",
+        "docker-image",
+        &app.tag("dev"),
+        "--name",
+        &cluster.name,
+    ]);
+    run::run(&mut kind).expect(0);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    let third = load(&app, Engine::Containerd, "push", &cluster.name).expect(0);
+    assert!(sent(&third)[0] < 16_000, "{third}");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+}
+
+#[test]
+fn a_name_that_a_killed_push_left_goes_with_the_next() {
+    let app = App::new("swept");
+    build(&app, Engine::Containerd);
+    let port = ports().end - 1;
+    let left = format!("127.0.0.1:{port}/kindlift/load:now");
+    // Not one whose run lives: it holds its port.
+    let alive = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    lab::docker(&["tag", &app.tag("dev"), &left]);
+    load(&app, Engine::Containerd, "push", "dev").expect(0);
+    assert!(left_in(Engine::Containerd).contains(&left));
+    drop(alive);
+    app.random("app.bin", 1_000);
+    build(&app, Engine::Containerd);
+    load(&app, Engine::Containerd, "push", "dev").expect(0);
+    assert!(!left_in(Engine::Containerd).contains(&left));
+    // The user's own name is still there.
+    lab::docker(&["image", "inspect", &app.tag("dev")]);
+}
+
+#[test]
+fn where_no_port_is_free_the_image_is_saved() {
+    let app = App::new("ports");
+    build(&app, Engine::Containerd);
+    let taken: Vec<_> = ports()
+        .map(|port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+        .collect();
+    let run = load(&app, Engine::Containerd, "push", "dev").expect(0);
+    drop(taken);
+    run.says("saving instead: the ports ")
+        .says("saving sha256:");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+/// Sends a request to a port and returns the answer's first line.
+fn knock(port: u16, line: &str, header: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n{header}\
+         Content-Length: 0\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_stranger_on_this_machine_gets_nothing() {
+    let cluster = Cluster::new("stranger", 0, &[]);
+    let app = App::new("stranger");
+    app.random("app.bin", 60_000_000);
+    build(&app, Engine::Containerd);
+    let mut kindlift = lab::kindlift();
+    kindlift.args(["load", &app.tag("dev"), "--cluster", &cluster.name, "-v"]);
+    let mut running = run::start(&mut kindlift);
+    let mut port = 0;
+    running.wait_until("the registry listens", |running| {
+        let said = running.stderr();
+        let rest = said.split(" to 127.0.0.1:").nth(1);
+        port = rest
+            .map(|rest| {
+                rest.chars()
+                    .take_while(char::is_ascii_digit)
+                    .collect::<String>()
+            })
+            .and_then(|digits| digits.parse().ok())
+            .unwrap_or_default();
+        port != 0
+    });
+    // While the push goes on: the node takes nothing as long as it stands still.
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    lab::docker(&["pause", &cluster.nodes[0]]);
+    let digest = format!("sha256:{}", "1".repeat(64));
+    let guess = "Authorization: Basic a2luZGxpZnQ6a2luZGxpZnQ=\r\n";
+    let mut answers = Vec::new();
+    for header in ["", guess] {
+        for line in [
+            "GET /v2/".to_owned(),
+            "GET /".to_owned(),
+            format!("HEAD /v2/kindlift/load/blobs/{digest}"),
+            "POST /v2/kindlift/load/blobs/uploads/".to_owned(),
+            format!("PUT /v2/kindlift/load/blobs/uploads/1?digest={digest}"),
+            "DELETE /v2/kindlift/load/blobs/uploads/1".to_owned(),
+            "PUT /v2/kindlift/load/manifests/now".to_owned(),
+        ] {
+            let answer = knock(port, &line, header);
+            answers.push((line, answer));
+        }
+    }
+    // Every other address of this machine: nothing listens there.
+    let address = lab::address(&cluster.nodes[0]);
+    let gateway = address.rsplit_once('.').unwrap().0.to_owned() + ".1";
+    let outside = TcpStream::connect((gateway.as_str(), port));
+    lab::docker(&["unpause", &cluster.nodes[0]]);
+    for (line, answer) in answers {
+        assert_eq!(answer.unwrap(), "HTTP/1.1 401 Unauthorized", "{line}");
+    }
+    let refused = outside.map(drop).unwrap_err().kind();
+    assert_eq!(refused, std::io::ErrorKind::ConnectionRefused, "{gateway}");
+    // And the push has not taken note.
+    running.finish().expect(0);
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    // It is gone with the command.
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
+}
+
+#[test]
+fn a_push_that_falls_silent_is_given_up() {
+    let cluster = Cluster::new("quiet", 0, &[]);
+    let before = cluster.state();
+    let app = App::new("quiet");
+    // More large layers than flow at the same time: those that wait are no sign of life.
+    let layers: Vec<String> = (0..5).map(|n| format!("layer{n}")).collect();
+    let copies: String = layers.iter().map(|l| format!("COPY {l} /\n")).collect();
+    layers
+        .iter()
+        .for_each(|layer| app.random(layer, 20_000_000));
+    app.dockerfile(&format!("FROM scratch\n{copies}"));
+    build(&app, Engine::Podman);
+    let mut kindlift = lab::kindlift();
+    Engine::Podman.point(&mut kindlift, Api::Unused);
+    kindlift
+        .args(["load", &app.tag("dev"), "--cluster", &cluster.name])
+        .args(["--silence-timeout", "2"]);
+    let running = run::start(&mut kindlift);
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    let podman = pushing(&app);
+    signal(podman, rustix::process::Signal::STOP);
+    let run = running.finish();
+    run.expect(6)
+        .says("error: the push has said nothing for 2 s")
+        .says("--silence-timeout");
+    app.is_nowhere(&cluster.nodes);
+    assert_eq!(cluster.state(), before);
+    Engine::Podman.forget(&format!("docker.io/{}", app.name));
+}
+
+#[test]
+fn an_engine_that_dies_in_the_middle_is_replaced_by_a_save() {
+    let cluster = Cluster::new("dies", 0, &[]);
+    let app = App::new("dies");
+    app.random("app.bin", 60_000_000);
+    build(&app, Engine::Podman);
+    let mut kindlift = lab::kindlift();
+    Engine::Podman.point(&mut kindlift, Api::Unused);
+    kindlift.args(["load", &app.tag("dev"), "--cluster", &cluster.name, "-v"]);
+    let running = run::start(&mut kindlift);
+    lab::wait_for_transfer(&cluster.nodes[0]);
+    signal(pushing(&app), rustix::process::Signal::KILL);
+    running
+        .finish()
+        .expect(0)
+        .says("saving instead: `podman push ")
+        .never_says("error");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    assert_eq!(lab::leases(&cluster.nodes[0]), [].into());
+    Engine::Podman.forget(&format!("docker.io/{}", app.name));
+}
+
+/// Finds the podman that pushes an app's image.
+fn pushing(app: &App) -> i32 {
+    let id = Engine::Podman.hex(&app.tag("dev"));
+    let mut found = None;
+    run::wait_until("podman pushes", std::time::Duration::from_secs(10), || {
+        let processes = std::fs::read_dir("/proc").unwrap();
+        found = processes.flatten().find_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (line.contains("podman") && line.contains(" push ") && line.contains(&id))
+                .then_some(pid)
+        });
+        found.is_some()
+    });
+    found.unwrap()
+}
+
+fn signal(pid: i32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn an_unknown_way_is_a_usage_error() {
+    let app = App::new("way");
+    build(&app, Engine::Containerd);
+    let run = load(&app, Engine::Containerd, "carry", "dev").expect(2);
+    let document: Value = run.json();
+    assert_eq!(document["error"]["message"], "KINDLIFT_EXPORT is \"carry\"");
+    app.is_nowhere(&lab::dev());
+}
