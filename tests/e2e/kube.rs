@@ -32,6 +32,8 @@ impl Kube {
 
     /// Makes one that the test may take apart.
     pub fn new(theme: &str, provider: &'static str) -> Self {
+        // Where there is no lab, it says so here, and not once more when the cluster is dropped.
+        lab::lab_tool();
         let cluster = Self {
             name: lab::unique(theme),
             provider,

@@ -21,14 +21,16 @@ docker_answers() {
 docker_answers_or_died() { docker_answers "$1" || ! [[ -e /proc/$2 ]]; }
 
 # free_subnet ENGINE: a /24 of a range of ours that no interface has. Podman's
-# shows only with its first container, so each engine searches from elsewhere.
+# shows only with its first container, so each engine searches from elsewhere,
+# and the other labs' settings are looked at too.
 free_subnet() {
   local n start=0 used
   case $1 in docker) start=0 ;; overlay2) start=85 ;; podman) start=170 ;; esac
   used=$(ip -o -4 addr show)
+  used+=$(cat "$cache"/state/*/root/podman/extra/etc/containers/networks/podman.json 2>/dev/null) || true
   for ((n = 0; n < 256; n++)); do
     start=$(((start + 1) % 256))
-    [[ $used == *" 10.214.$start."* ]] || { echo "10.214.$start.1/24" && return; }
+    [[ $used == *"10.214.$start."* ]] || { echo "10.214.$start.1/24" && return; }
   done
   die "no free subnet in 10.214.0.0/16"
 }
