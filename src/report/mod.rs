@@ -4,6 +4,7 @@
 //! prints.
 
 mod json;
+mod page;
 mod pruned;
 mod text;
 
@@ -13,6 +14,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 pub use json::document;
+pub use page::{files, page, settings};
 pub use pruned::pruning;
 pub use text::{Text, Verbosity, error, summary};
 

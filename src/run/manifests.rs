@@ -43,7 +43,7 @@ fn read(path: &str) -> Result<String> {
     Ok(text)
 }
 
-fn in_text(text: &str) -> Result<Vec<String>> {
+pub(super) fn in_text(text: &str) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (i, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
         let value = Value::deserialize(document)

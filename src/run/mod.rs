@@ -3,6 +3,7 @@
 mod build;
 mod check;
 mod deliver;
+pub mod init;
 mod load;
 mod manifests;
 mod prune;

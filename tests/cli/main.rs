@@ -1,7 +1,9 @@
 //! kindlift's command line where there is no engine: what it says, on which stream, and its exit
 //! code, all three at once.
 
+mod config;
 mod engine;
+mod init;
 mod pipes;
 #[expect(
     dead_code,
@@ -9,6 +11,7 @@ mod pipes;
 )]
 #[path = "../support/run.rs"]
 mod run;
+mod shell;
 mod skaffold;
 mod usage;
 

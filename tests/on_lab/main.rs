@@ -16,6 +16,7 @@ mod by_hand;
 mod choose;
 mod conditions;
 mod contexts;
+mod init;
 mod loader;
 mod matrix;
 mod output;
