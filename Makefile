@@ -1,6 +1,6 @@
 # One line a command; what each does is in scripts/ and tests/lab/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e soak bench lint deny setup lab-up lab-status lab-down
+.PHONY: help build demo test e2e soak bench lint deny package setup lab-up lab-status lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ lint: ## Formatting, clippy, shell scripts
 
 deny: ## Licences and sources of dependencies, advisories where their list can be had
 	scripts/deny.sh
+
+package: ## Static programs, Debian packages and the crate, into target/dist
+	scripts/package.sh
 
 setup: ## Install missing Debian packages (root)
 	scripts/setup.sh build test

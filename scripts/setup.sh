@@ -28,6 +28,11 @@ for purpose in "${@:-build}"; do
       # libFuzzer is C++.
       need c++ g++
       need jq jq
+      # Those for whom completions and man pages are.
+      need zsh zsh
+      need fish fish
+      need mandoc mandoc
+      need script bsdutils
       ;;
     *)
       echo "setup: no such purpose: $purpose (known: build test)" >&2

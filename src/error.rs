@@ -9,7 +9,7 @@ use std::fmt;
 pub enum ErrorKind {
     /// A bug in kindlift or something the other kinds do not cover.
     Internal,
-    /// The command line or the environment does not make sense.
+    /// The command line, the environment or the project's file does not make sense.
     Usage,
     /// The engine's build, or its push, failed.
     Build,

@@ -10,6 +10,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod cluster;
+pub mod config;
 pub mod contract;
 pub mod engine;
 pub mod env;

@@ -38,9 +38,9 @@ texts=(README.md docs/*.md examples/*/README.md)
 
 # Each `kindlift COMMAND …` in texts and examples, one a line, quoting removed.
 command_lines() {
-  cat "${texts[@]}" examples/*/skaffold.yaml examples/*/Tiltfile |
+  cat "${texts[@]}" src/cli/topics/*.txt examples/*/skaffold.yaml examples/*/Tiltfile |
     tr -d "[]'," | sed 's/ #.*//' |
-    grep -oE 'kindlift (build|load|verify|ensure|export|prune|lint|doctor)( [^`|)}]*)?' | sort -u
+    grep -oE 'kindlift (build|load|verify|ensure|export|prune|lint|doctor|init|config|completions|man)( [^`|)}]*)?' | sort -u
 }
 
 flags_exist() {
@@ -69,6 +69,7 @@ exit_codes_agree() {
   while read -r code; do
     grep -qE "^\| ([0-9]+, )?$code(, [0-9]+)? \|" README.md || echo "README.md lacks exit code $code"
     grep -qwF "$code" "$work/codes" || echo "--help lacks exit code $code"
+    grep -qE "^  $code " src/cli/topics/exit-codes.txt || echo "help exit-codes lacks $code"
   done <<<"$codes"
 }
 

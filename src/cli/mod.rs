@@ -1,31 +1,36 @@
 //! The command line: reads flags and the environment, runs one command, reports.
 
 mod build;
+mod config;
 mod doctor;
 mod export;
 mod images;
+mod init;
 mod lint;
 mod prune;
+mod shell;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use kindlift::config::Config;
 use kindlift::engine::EngineKind;
-use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Outcome, Report, Text, Verbosity};
 use kindlift::run::doctor::Diagnosis;
+use kindlift::run::init::Initiated;
 use kindlift::run::{self as library, Exported, Pruning, Where};
 use serde::Serialize;
 
 /// Builds an image with Docker or Podman and puts it, proven, into every node of a Kind cluster.
 #[derive(Parser)]
-#[command(name = "kindlift", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "kindlift", version, max_term_width = 100, after_help = EXIT_CODES,
+          after_long_help = shell::after_help(EXIT_CODES), disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +53,11 @@ enum Command {
     Prune(prune::Prune),
     Lint(lint::Lint),
     Doctor(doctor::Doctor),
+    Init(init::Init),
+    Config(config::Settings),
+    Completions(shell::Completions),
+    Man(shell::Man),
+    Help(shell::Help),
 }
 
 /// What a command says when it is done; in JSON, the fields beside `ok`.
@@ -59,6 +69,9 @@ enum Answer {
     Pruned(Pruning),
     Linted(library::Lint),
     Found(Diagnosis),
+    Settings(Config),
+    Page { text: String },
+    Files(Initiated),
 }
 
 impl Answer {
@@ -78,17 +91,19 @@ impl Answer {
             Self::Found(found) => {
                 report::diagnosis(found, doctor::screen(), verbosity == Verbosity::Quiet);
             }
+            // Telling it is all that was asked for, even quietly.
+            Self::Settings(config) => report::settings(config),
+            Self::Page { text } => report::page(text),
             _ if verbosity == Verbosity::Quiet => {}
             Self::Images { images } => images
                 .iter()
                 .for_each(|outcome| report::summary(outcome, seconds)),
             Self::Exported { export } => report::exported(export),
             Self::Pruned(pruning) => report::pruning(pruning),
+            Self::Files(files) => report::files(files),
         }
     }
-}
 
-impl Answer {
     /// Tells where the time went.
     fn tell_timings(&self) {
         if let Self::Images { images } = self {
@@ -112,13 +127,12 @@ struct Global {
     #[arg(long, global = true)]
     timings: bool,
     /// Give a step up when nothing has moved for this long, in seconds
-    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_STALL_TIMEOUT", default_value_t = PATIENCE.as_secs(),
+    #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=3600), global = true)]
     stall_timeout: u64,
     /// Give the engine up when its build, push, pull or save has said nothing for this long, in
     /// seconds
-    #[arg(long, value_name = "SECONDS", env = "KINDLIFT_SILENCE_TIMEOUT",
-          default_value_t = SILENCE.as_secs(),
+    #[arg(long, value_name = "SECONDS", default_value_t = SILENCE.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400), global = true)]
     silence_timeout: u64,
 }
@@ -132,8 +146,7 @@ enum Output {
 /// Who has the image.
 #[derive(Args)]
 struct EngineArg {
-    /// The engine [default: $KINDLIFT_ENGINE, else the one that Skaffold and Tilt look into, else
-    /// what answers]
+    /// The engine [default: the one that Skaffold and Tilt look into, else what answers]
     #[arg(long, value_enum, value_name = "docker|podman")]
     engine: Option<EngineName>,
 }
@@ -196,8 +209,12 @@ fn platform(text: &str) -> Result<Platform, String> {
 
 /// Parses, runs, reports.
 pub fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((matches, cli))
+    });
+    let (matches, cli) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => {
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
@@ -213,18 +230,20 @@ pub fn run() -> ExitCode {
     };
     let start = Instant::now();
     let verbosity = verbosity(&cli.global);
+    let (output, timings) = (cli.global.output, cli.global.timings);
     log(verbosity);
-    let result = execute(&cli, verbosity).map_err(|e| {
+    let result = config::resolve(cli, &matches).and_then(|resolved| execute(resolved, verbosity));
+    let result = result.map_err(|e| {
         // What the library did not make is a failure of the program around it.
         e.downcast::<Error>()
             .unwrap_or_else(|e| Error::new(ErrorKind::Internal, format!("{e:#}")))
     });
-    match (&result, cli.global.output) {
+    match (&result, output) {
         (Ok(answer), output) => {
             if output == Output::Text {
                 answer.tell(start.elapsed().as_secs_f64(), verbosity);
             }
-            if cli.global.timings {
+            if timings {
                 answer.tell_timings();
             }
             if output == Output::Json {
@@ -254,7 +273,9 @@ fn wants_json() -> bool {
             .any(|pair| pair[0] == "--output" && pair[1] == "json")
 }
 
-fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
+fn execute(resolved: config::Resolved, verbosity: Verbosity) -> anyhow::Result<Answer> {
+    let config::Resolved { cli, config, env } = resolved;
+    let output = cli.global.output;
     // One thread, which lives as long as the process: children are told to die with the thread
     // that spawned them.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -263,13 +284,14 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
         .context("cannot start")?;
     let report: Arc<dyn Report> = Arc::new(Text::new(verbosity));
     let job = Job {
-        env: Env::new(std::env::vars_os()),
+        env,
         report,
         cancel: Cancel::default(),
         patience: Duration::from_secs(cli.global.stall_timeout),
         silence: Duration::from_secs(cli.global.silence_timeout),
     };
     let images = |images| Ok(Answer::Images { images });
+    let page = |text| Ok(Answer::Page { text });
     let result = runtime.block_on(async {
         let _listening = listen(&job.cancel)?;
         match &cli.command {
@@ -293,6 +315,11 @@ fn execute(cli: &Cli, verbosity: Verbosity) -> anyhow::Result<Answer> {
             Command::Lint(args) => Ok(Answer::Linted(args.run(&job).await?)),
             Command::Prune(args) => Ok(Answer::Pruned(args.run(&job).await?)),
             Command::Doctor(args) => Ok(Answer::Found(args.run(&job).await?)),
+            Command::Init(args) => Ok(Answer::Files(args.run(&job, output == Output::Json).await?)),
+            Command::Config(_) => Ok(Answer::Settings(config)),
+            Command::Completions(args) => page(args.run(Cli::command())),
+            Command::Man(args) => page(args.run(Cli::command())?),
+            Command::Help(args) => page(args.run(Cli::command())?),
         }
     });
     // A read that hangs in a worker thread must not keep us.

@@ -21,11 +21,14 @@ pub struct Wanted {
     pub name: Option<String>,
     /// The kube context: `--kube-context`, Skaffold's, or the current one.
     pub context: Option<Context>,
-    /// `KIND_CLUSTER_NAME`.
+    /// `KIND_CLUSTER_NAME`, or the project's cluster in its place.
     pub kind_env: Option<String>,
     /// Whether Skaffold or Tilt runs us: then nothing is guessed.
     pub in_loop: bool,
 }
+
+/// Who names a cluster without a flag.
+const BY_NAME: &str = "KIND_CLUSTER_NAME or kindlift.toml";
 
 fn no_cluster(why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Cluster, why)
@@ -196,18 +199,19 @@ pub fn pick(wanted: &Wanted, found: &[Cluster]) -> Result<Cluster> {
             .filter(|name| **name != cluster.name)
         {
             return Err(no_cluster(format!(
-                "kube context {} is the Kind cluster {}, but KIND_CLUSTER_NAME is {name}",
+                "kube context {} is the Kind cluster {}, but {BY_NAME} says {name}",
                 context.name, cluster.name
             ))
             .hint(format!(
-                "unset KIND_CLUSTER_NAME, switch the context, or say --cluster {}",
+                "change that (`kindlift config show` tells where it is), switch the context, or \
+                 say --cluster {}",
                 cluster.name
             )));
         }
         return Ok(cluster);
     }
     if let Some(name) = &wanted.kind_env {
-        return named(name, "KIND_CLUSTER_NAME", found);
+        return named(name, BY_NAME, found);
     }
     if wanted.in_loop {
         let error = match &wanted.context {
@@ -394,7 +398,7 @@ mod tests {
         };
         let error = pick(&wanted, &clusters(&[("a", 4001), ("b", 4002)])).unwrap_err();
         assert!(
-            error.to_string().contains("KIND_CLUSTER_NAME is b"),
+            error.to_string().contains("kindlift.toml says b"),
             "{error}"
         );
     }

@@ -99,22 +99,6 @@ pub enum EngineKind {
     Podman,
 }
 
-impl EngineKind {
-    /// Reads `KINDLIFT_ENGINE`.
-    ///
-    /// # Errors
-    /// Usage error, if it names no engine.
-    pub fn from_env(env: &Env) -> Result<Option<Self>> {
-        match env.get("KINDLIFT_ENGINE") {
-            None => Ok(None),
-            Some("docker") => Ok(Some(Self::Docker)),
-            Some("podman") => Ok(Some(Self::Podman)),
-            Some(other) => Err(Error::usage(format!("KINDLIFT_ENGINE is {other:?}"))
-                .hint("set it to docker or podman, or unset it")),
-        }
-    }
-}
-
 /// An engine that answers.
 pub enum Engine {
     /// Docker.
@@ -141,7 +125,6 @@ impl Engine {
     /// # Errors
     /// Engine error, naming each place that was tried.
     pub async fn find(kind: Option<EngineKind>, by_api: bool, env: &Env) -> Result<Self> {
-        let kind = kind.map_or_else(|| EngineKind::from_env(env), |kind| Ok(Some(kind)))?;
         if kind == Some(EngineKind::Podman) && !by_api {
             return Podman::connect(env, None).await.map(Self::Podman);
         }

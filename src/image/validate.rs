@@ -165,7 +165,7 @@ pub(super) fn mismatched(layers: usize, diff_ids: usize) -> Error {
         "mismatched image rootfs and manifest layers: there are {layers} layers, the config has {diff_ids}"
     ))
     .hint(
-        "Docker 25.0.0 and what came shortly before it write such archives; \
+        "Docker 25.0.0 writes such archives, as did what came shortly before it; \
          upgrade to 25.0.1 or later and save again",
     )
 }

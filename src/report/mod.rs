@@ -6,6 +6,7 @@
 mod diagnosis;
 mod json;
 mod linted;
+mod page;
 mod pruned;
 mod text;
 mod timeline;
@@ -18,6 +19,7 @@ use serde::Serialize;
 pub use diagnosis::{Screen, diagnosis};
 pub use json::document;
 pub use linted::linting;
+pub use page::{files, page, settings};
 pub use pruned::pruning;
 pub(crate) use text::size;
 pub use text::{Text, Verbosity, error, exported, summary};

@@ -21,20 +21,7 @@ fn table(images: &[Pruned]) -> String {
     let rows: Vec<[String; 5]> = std::iter::once(head)
         .chain(images.iter().map(row))
         .collect();
-    let width = |column: usize| {
-        let widths = rows.iter().map(|row| row[column].chars().count());
-        widths.max().unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..5).map(width).collect();
-    rows.iter()
-        .map(|row| {
-            let cells = row.iter().zip(&widths);
-            let line: Vec<String> = cells
-                .map(|(cell, width)| format!("{cell:width$}"))
-                .collect();
-            format!("{}\n", line.join("  ").trim_end())
-        })
-        .collect()
+    super::page::table(&rows)
 }
 
 fn row(image: &Pruned) -> [String; 5] {

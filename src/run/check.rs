@@ -261,7 +261,7 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
         futures_util::try_join!(job.cancel.unless(engine), place)?;
     clock.end("find", began);
     match &engine {
-        Err(_) if request.engine.is_some() || job.env.get("KINDLIFT_ENGINE").is_some() => {
+        Err(_) if request.engine.is_some() => {
             return Err(engine.err().expect("it is an error"));
         }
         Err(e) => job.report.event(&Event::Warning {

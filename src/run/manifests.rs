@@ -68,6 +68,16 @@ pub(super) fn images(paths: &[String]) -> Result<Vec<Reference>> {
     Ok(found)
 }
 
+/// Returns the images that a text names.
+///
+/// # Errors
+/// Usage error, naming the document and the line that is wrong.
+pub(super) fn in_text(text: &str) -> Result<Vec<String>> {
+    let mut manifests = Manifests::default();
+    manifests.add("-", text)?;
+    Ok(manifests.uses.into_iter().map(|at| at.image).collect())
+}
+
 /// Reads manifests from files, from the files of folders (their sub-folders too, if `recursive`)
 /// and, for `-`, from stdin.
 ///

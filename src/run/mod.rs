@@ -6,6 +6,7 @@ mod deliver;
 pub mod doctor;
 mod export;
 mod fetch;
+pub mod init;
 mod lint;
 mod load;
 mod manifests;

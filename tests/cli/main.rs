@@ -1,9 +1,11 @@
 //! kindlift's command line where there is no engine: what it says, on which stream, and its exit
 //! code, all three at once.
 
+mod config;
 mod doctor;
 mod engine;
 mod hosting;
+mod init;
 mod lint;
 mod pipes;
 #[expect(
@@ -12,6 +14,7 @@ mod pipes;
 )]
 #[path = "../support/run.rs"]
 mod run;
+mod shell;
 mod skaffold;
 mod usage;
 

@@ -103,7 +103,7 @@ fn values_that_cannot_be() {
             &[("KINDLIFT_STALL_TIMEOUT", "soon")],
         )
         .expect(2)
-        .says("--stall-timeout");
+        .says("KINDLIFT_STALL_TIMEOUT is \"soon\"");
 }
 
 #[test]

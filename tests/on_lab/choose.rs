@@ -1,5 +1,7 @@
 //! Which cluster is meant: named, by the kube context, or not at all.
 
+use std::process::Command;
+
 use crate::lab::{self, App, Cluster};
 use crate::run;
 
@@ -33,17 +35,23 @@ fn a_context_and_the_environment_that_disagree() {
     let app = App::new("odds");
     let server = format!("https://{}:6443", lab::address("dev-control-plane"));
     let kubeconfig = lab::kubeconfig(app.folder(), "kind-dev", "kind-dev", &server);
-    let mut kindlift = app.skaffold("dev");
-    kindlift
-        .env("KUBECONFIG", kubeconfig)
-        .env("KIND_CLUSTER_NAME", &other.name);
-    run::run(&mut kindlift)
-        .expect(5)
-        .says(&format!(
-            "error: kube context kind-dev is the Kind cluster dev, but KIND_CLUSTER_NAME is {}\n",
-            other.name
-        ))
-        .says("  hint: unset KIND_CLUSTER_NAME, switch the context, or say --cluster dev\n");
+    let refused = |kindlift: &mut Command| {
+        run::run(kindlift.env("KUBECONFIG", &kubeconfig))
+            .expect(5)
+            .says(&format!(
+                "error: kube context kind-dev is the Kind cluster dev, but KIND_CLUSTER_NAME or \
+                 kindlift.toml says {}\n",
+                other.name
+            ))
+            .says("  hint: change that (`kindlift config show` tells where it is), switch");
+    };
+    refused(app.skaffold("dev").env("KIND_CLUSTER_NAME", &other.name));
+    std::fs::write(
+        app.path("kindlift.toml"),
+        format!("cluster = \"{}\"\n", other.name),
+    )
+    .unwrap();
+    refused(&mut app.skaffold("dev"));
     app.is_nowhere(&lab::dev());
     app.is_nowhere(&other.nodes);
 }
@@ -57,6 +65,29 @@ fn the_servers_address_decides_where_a_context_was_renamed() {
     kindlift.env("KUBECONFIG", kubeconfig);
     run::run(&mut kindlift).expect(0).says("nodes of dev");
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn the_projects_file_names_cluster_and_nodes() {
+    let app = App::new("project");
+    std::fs::write(
+        app.path("kindlift.toml"),
+        "cluster = \"dev\"\nnodes = [\"dev-worker\"]\n",
+    )
+    .unwrap();
+    // Without a kube context Skaffold's builds have no other word for it.
+    run::run(&mut app.skaffold("dev"))
+        .expect(0)
+        .says("into 1 node of dev");
+    lab::proven(&["dev-worker".to_owned()], &[app.on_node("dev")]);
+    assert_eq!(lab::crictl("dev-worker2", &app.on_node("dev")), None);
+    // A variable is stronger.
+    run::run(
+        app.skaffold("dev")
+            .env("KINDLIFT_NODES", "dev-worker,dev-worker2"),
+    )
+    .expect(0)
+    .says("into 2 nodes of dev");
 }
 
 #[test]

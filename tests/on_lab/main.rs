@@ -22,6 +22,7 @@ mod export;
 mod from_node;
 mod from_registry;
 mod hosting;
+mod init;
 mod into_file;
 mod loader;
 mod matrix;

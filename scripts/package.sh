@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# What a release is made of, into target/dist: the crate, and for each target a
+# static program with completions and man pages, as a tar and as a Debian package.
+#
+# package.sh [TARGET]...   default: x86_64 and aarch64, Linux with musl
+#
+# Needs the targets (`rustup target add …`) and cargo-deb. No C is compiled, so
+# Rust's own linker is enough, for a foreign machine too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+targets=("$@")
+[[ ${#targets[@]} -gt 0 ]] || targets=({x86_64,aarch64}-unknown-linux-musl)
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+dist=target/dist
+assets=target/assets
+
+say() { printf '== %s\n' "$*" >&2; }
+
+cargo deb --version >/dev/null 2>&1 || {
+  echo "package: cargo-deb is missing: cargo install --locked cargo-deb" >&2
+  exit 1
+}
+rm -rf "$dist" "$assets"
+mkdir -p "$dist" "$assets"
+
+say "the crate"
+# Also a proof that it builds from what is in it.
+cargo package --locked
+cp "target/package/kindlift-$version.crate" "$dist"
+
+for target in "${targets[@]}"; do
+  say "$target"
+  cargo build --release --locked --target "$target"
+done
+
+say "completions and man pages"
+# They are the same for all machines: by the program that the crate was proven with.
+kindlift=target/package/kindlift-$version/target/debug/kindlift
+[[ -x $kindlift ]] || kindlift=target/debug/kindlift
+[[ -x $kindlift ]] || cargo build --locked
+"$kindlift" man "$assets/man" >/dev/null
+"$kindlift" completions bash >"$assets/kindlift.bash"
+"$kindlift" completions zsh >"$assets/_kindlift"
+"$kindlift" completions fish >"$assets/kindlift.fish"
+"$kindlift" completions powershell >"$assets/kindlift.ps1"
+
+for target in "${targets[@]}"; do
+  name=kindlift-$version-$target
+  mkdir "$dist/$name"
+  cp -r "target/$target/release/kindlift" "$assets"/* README.md LICENSE CHANGELOG.md "$dist/$name"
+  # The same content makes the same archive.
+  tar -C "$dist" --sort=name --owner=0 --group=0 --numeric-owner \
+    --mtime="@${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}" -cf - "$name" |
+    gzip -n >"$dist/$name.tar.gz"
+  rm -r "${dist:?}/$name"
+  cargo deb --locked --no-build --no-strip --target "$target" --output "$dist/"
+done
+(cd "$dist" && sha256sum -- * >SHA256SUMS)
+(cd "$dist" && say "$dist: $(echo *)")
