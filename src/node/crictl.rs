@@ -18,7 +18,9 @@ use crate::image::{Image, Platform};
 use crate::reference::Reference;
 
 /// Reads the name from stdin: nothing that a user typed is part of the script.
-const SCRIPT: &str = r#"IFS= read -r ref || exit 0; exec crictl inspecti -o json "$ref""#;
+/// crictl itself gives a busy node two seconds; how long a node may be silent is ours to say.
+const SCRIPT: &str =
+    r#"IFS= read -r ref || exit 0; exec crictl --timeout 60s inspecti -o json "$ref""#;
 /// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
 const SETTLE: Duration = Duration::from_secs(15);
 /// How often an earlier load may take a name while it is proven.

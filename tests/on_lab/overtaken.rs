@@ -52,7 +52,7 @@ impl Lock {
     }
 }
 
-/// A fake crictl on a node, which answers `inspecti` only when it is let go: for a pause between
+/// A fake crictl on a node, which answers `--timeout T inspecti` only when it is let go: for a pause between
 /// naming and proof that lasts as long as a test needs.
 struct SlowCrictl<'a> {
     node: &'a str,
@@ -60,7 +60,7 @@ struct SlowCrictl<'a> {
 
 impl<'a> SlowCrictl<'a> {
     const SCRIPT: &'static str = "#!/bin/sh\n\
-        if [ \"$1\" = inspecti ] && [ -e /run/crictl-waits ]; then\n\
+        if [ \"$3\" = inspecti ] && [ -e /run/crictl-waits ]; then\n\
         : > /run/crictl-is-asked\n\
         while [ -e /run/crictl-waits ]; do sleep 0.02; done\n\
         fi\n\

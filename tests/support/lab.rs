@@ -432,7 +432,10 @@ pub struct Shown {
 /// Asks crictl on a node, from outside kindlift. None, if it knows no such image.
 #[track_caller]
 pub fn crictl(node: &str, name: &str) -> Option<Shown> {
-    let run = exec(node, &["crictl", "inspecti", "-o", "json", name]);
+    let run = exec(
+        node,
+        &["crictl", "--timeout", "60s", "inspecti", "-o", "json", name],
+    );
     if run.code != 0 {
         assert!(
             run.stderr.contains("no such image"),
