@@ -19,7 +19,7 @@ use oci_spec::image::Descriptor;
 
 use self::docker::DockerImage;
 use self::store::Store;
-use super::{Image, Platform, refused};
+use super::{Image, Platform, refused, tame};
 use crate::error::Result;
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
@@ -145,12 +145,40 @@ impl Archive {
     fn listing(&self) -> String {
         let first = |image: &Entry| {
             let name = image.names.first().or(image.tags.first());
-            name.map_or("one without a name", String::as_str).to_owned()
+            // A tag is whatever the archive says.
+            tame(name.map_or("one without a name", String::as_str))
         };
         let mut names: Vec<String> = self.images.iter().take(MAX_LISTED).map(first).collect();
         if let Some(more @ 1..) = self.images.len().checked_sub(MAX_LISTED) {
             names.push(format!("{more} more"));
         }
         names.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_tags_so_that_they_can_be_printed_and_not_all_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifests: Vec<_> = (0..30)
+            .map(|n| {
+                serde_json::json!({"mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "digest": crate::image::Digest::of(&[n]), "size": 1,
+                    "annotations": {"org.opencontainers.image.ref.name": format!("{n}\u{1b}[2J\n")}})
+            })
+            .collect();
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests});
+        std::fs::write(folder.path().join("index.json"), index.to_string()).unwrap();
+        let archive = Archive::folder(folder.path()).unwrap();
+        let error = archive.names(None).unwrap_err();
+        let hint = error.next_step().unwrap();
+        assert!(hint.contains(r"it has 0\u{1b}[2J\n, 1\u{1b}"), "{hint}");
+        assert!(
+            hint.ends_with("10 more") && !hint.contains(char::is_control),
+            "{hint}"
+        );
     }
 }

@@ -267,6 +267,17 @@ pub(super) fn all(salt: &str, name: &str) -> Vec<Kind> {
             files.finish(&[one, two]);
             files
         }),
+        files("two images whose tags move the cursor", "\\u{1b}[2J", &{
+            let mut files = Files::default();
+            let tagged = ["one", "two"].map(|which| {
+                let mut descriptor = image(which).blobs(&mut files);
+                descriptor["annotations"] =
+                    json!({"org.opencontainers.image.ref.name": format!("{which}\u{1b}[2J\n")});
+                descriptor
+            });
+            files.finish(&tagged);
+            files
+        }),
         nameless,
         files(
             "a manifest that is none",
