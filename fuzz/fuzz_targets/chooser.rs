@@ -24,12 +24,12 @@ const MEDIA_TYPES: [&str; 9] = [
     "application/vnd.docker.container.image.v1+json",
     "",
 ];
-const LAYERS: [&str; 5] = [
+const ENCRYPTED: &str = "application/vnd.oci.image.layer.v1.tar+encrypted";
+const LAYERS: [&str; 4] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
-    "application/vnd.oci.image.layer.v1.tar+encrypted",
 ];
 const PLATFORMS: [(&str, &str, &str); 7] = [
     ("linux", "amd64", ""),
@@ -42,14 +42,22 @@ const PLATFORMS: [(&str, &str, &str); 7] = [
 ];
 
 /// Documents by digest.
-#[derive(Default)]
-struct Documents(HashMap<String, Vec<u8>>);
+struct Documents {
+    bytes: HashMap<String, Vec<u8>>,
+    /// How seldom something is wrong: where much is, nothing gets far.
+    rarity: u16,
+}
 
 impl Documents {
+    /// Draws whether something is wrong, once in so many times, or fewer.
+    fn wrong(&self, u: &mut Unstructured, once_in: u16) -> Result<bool> {
+        Ok(!u.is_empty() && u.ratio(1, once_in * self.rarity)?)
+    }
+
     /// Adds a document and describes it, now and then wrongly.
     fn add(&mut self, u: &mut Unstructured, media_type: &str, document: &Value) -> Result<Value> {
         let mut bytes = document.to_string().into_bytes();
-        if u.ratio(1, 8)? {
+        if self.wrong(u, 8)? {
             let at = u.int_in_range(0..=bytes.len())?;
             let end = u.int_in_range(at..=bytes.len().min(at + 8))?;
             let new = u.bytes(u.len().min(6))?.to_vec();
@@ -57,13 +65,13 @@ impl Documents {
         }
         let digest = Digest::of(&bytes);
         let size = bytes.len();
-        if u.ratio(1, 16)? {
+        if self.wrong(u, 16)? {
             bytes.push(b' ');
         }
-        if !u.ratio(1, 16)? {
-            self.0.insert(digest.to_string(), bytes);
+        if !self.wrong(u, 16)? {
+            self.bytes.insert(digest.to_string(), bytes);
         }
-        let media_type = if u.ratio(1, 12)? {
+        let media_type = if self.wrong(u, 12)? {
             *u.choose(&MEDIA_TYPES)?
         } else {
             media_type
@@ -72,10 +80,10 @@ impl Documents {
         if u.ratio(1, 3)? {
             descriptor["platform"] = platform(u)?;
         }
-        if u.ratio(1, 24)? {
+        if self.wrong(u, 24)? {
             descriptor["size"] = json!(u.arbitrary::<u64>()?);
         }
-        if u.ratio(1, 24)? {
+        if self.wrong(u, 24)? {
             descriptor["annotations"] =
                 json!({"vnd.docker.reference.type": "attestation-manifest"});
         }
@@ -92,32 +100,38 @@ impl Documents {
             return self.add(u, MEDIA_TYPES[1], &index);
         }
         let count = u.int_in_range(0..=3)?;
+        let promised = match self.wrong(u, 6)? {
+            true => u.int_in_range(0..=3)?,
+            false => count,
+        };
         let mut layers = Vec::new();
         let mut diff_ids = Vec::new();
         for _ in 0..count {
             let digest = Digest::of(&[u.arbitrary::<u8>()? % 4]);
-            let size = if u.ratio(1, 10)? {
+            let size = if self.wrong(u, 10)? {
                 u.arbitrary::<u64>()?
             } else {
                 7
             };
-            layers.push(json!({"mediaType": u.choose(&LAYERS)?, "digest": digest, "size": size}));
-            diff_ids.push(match u.ratio(1, 10)? {
+            let media_type = match self.wrong(u, 12)? {
+                true => ENCRYPTED,
+                false => *u.choose(&LAYERS)?,
+            };
+            layers.push(json!({"mediaType": media_type, "digest": digest, "size": size}));
+            diff_ids.push(match self.wrong(u, 10)? {
                 true => json!(u.arbitrary::<&str>()?),
                 false => json!(digest),
             });
         }
-        if u.ratio(1, 12)? {
-            diff_ids.pop();
-        }
+        diff_ids.resize(promised, json!(Digest::of(b"more")));
         let mut config = platform(u)?;
         config["rootfs"] = json!({"type": "layers", "diff_ids": diff_ids});
         let config = self.add(u, MEDIA_TYPES[6], &config)?;
         let mut manifest = json!({"schemaVersion": 2, "config": config, "layers": layers});
-        if u.ratio(1, 24)? {
+        if self.wrong(u, 24)? {
             manifest["manifests"] = json!([]);
         }
-        if u.ratio(1, 24)? {
+        if self.wrong(u, 24)? {
             manifest["artifactType"] = json!(u.arbitrary::<&str>()?);
         }
         self.add(u, MEDIA_TYPES[0], &manifest)
@@ -136,7 +150,10 @@ fn platform(u: &mut Unstructured) -> Result<Value> {
 fn make(u: &mut Unstructured) -> Result<(Documents, Vec<Value>, Platform)> {
     let (_, architecture, variant) = PLATFORMS[u.int_in_range(0..=4)?];
     let platform = Platform::linux(architecture, Some(variant));
-    let mut documents = Documents::default();
+    let mut documents = Documents {
+        bytes: HashMap::new(),
+        rarity: *u.choose(&[1, 4, 16, 64])?,
+    };
     let mut top = Vec::new();
     for _ in 0..u.int_in_range(1..=3)? {
         top.push(documents.tree(u, 0)?);
@@ -155,7 +172,7 @@ fuzz_target!(|bytes: &[u8]| {
         .collect();
     let mut chooser = Chooser::new(&top, &platform);
     // Each document is asked for once as a manifest, and as a config by each manifest.
-    let most = 2 * documents.0.len() + 8;
+    let most = 2 * documents.bytes.len() + 8;
     for _ in 0..=most {
         match chooser.want() {
             Err(error) => return check_error(&error),
@@ -166,7 +183,7 @@ fuzz_target!(|bytes: &[u8]| {
                 };
             }
             Ok(Some(want)) => {
-                let document = documents.0.get(want.descriptor.digest().as_ref());
+                let document = documents.bytes.get(want.descriptor.digest().as_ref());
                 if let Err(error) = chooser.give(document.cloned()) {
                     return check_error(&error);
                 }
