@@ -3,7 +3,7 @@
 //! Nodes are found by Kind's labels, never by parsing names. Which cluster is meant is decided
 //! in [`choose`]; in a development loop that is never a guess.
 
-mod api;
+pub mod api;
 mod choose;
 pub mod events;
 mod exec;

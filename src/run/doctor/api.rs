@@ -1,54 +1,67 @@
-//! Questions to Kubernetes, through the kubectl and the kubeconfig that every Kind control plane
-//! has: the host needs no kubectl, and no credential leaves the node.
+//! Questions to Kubernetes, with what the kubeconfig has to prove who asks.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::Check;
-use crate::cluster::{Node, State};
+use super::{Check, silent, within};
+use crate::cluster::kubeconfig::{self, Access, Context};
+use crate::cluster::{self, Cluster, Wanted, registry};
+use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::Job;
 
-const KUBECONFIG: &str = "/etc/kubernetes/admin.conf";
-const SCRIPT: &str = r#"exec kubectl --kubeconfig "$1" get --raw "$2""#;
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// The API server, as a control plane's own kubectl reaches it.
+/// The API server of a Kind cluster.
 pub struct Api {
-    node: Node,
+    context: Context,
+    access: Access,
+    deadline: Duration,
 }
 
 impl Api {
-    /// Takes the first control plane that runs. None, if none does.
-    pub fn of(nodes: &[Node]) -> Option<Self> {
-        let mut running = nodes
-            .iter()
-            .filter(|node| node.role == "control-plane" && node.state == State::Running);
-        running.next().cloned().map(|node| Self { node })
+    /// Finds the way to a cluster's API server: the context at hand where it leads there, else the
+    /// one that kind makes. None, if neither does.
+    ///
+    /// # Errors
+    /// Cluster error, if what the kubeconfig names cannot be read.
+    pub fn of(job: &Job, cluster: &Cluster, at_hand: Option<&Context>) -> Result<Option<Self>> {
+        let leads_there = |context: &Context| {
+            let wanted = Wanted {
+                context: Some(context.clone()),
+                in_loop: true,
+                ..Wanted::default()
+            };
+            cluster::pick(&wanted, std::slice::from_ref(cluster)).is_ok()
+        };
+        let made_by_kind = || {
+            let name = format!("kind-{}", cluster.name);
+            let context = kubeconfig::context(&job.env, Some(&name));
+            context.ok().flatten().filter(leads_there)
+        };
+        let at_hand = at_hand.filter(|context| leads_there(context)).cloned();
+        let Some(context) = at_hand.or_else(made_by_kind) else {
+            return Ok(None);
+        };
+        let access = kubeconfig::access(&job.env, &context)?;
+        Ok(Some(Self {
+            context,
+            access,
+            deadline: job.patience,
+        }))
     }
 
     /// Gets an object. None, if there is no such object.
     ///
     /// # Errors
-    /// Cluster error with kubectl's words, or that there is no kubectl.
+    /// Cluster error, naming the server.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
-        // A shell says the same everywhere where a program is not there.
-        let kubectl = ["sh", "-c", SCRIPT, "sh", KUBECONFIG, path];
-        let output = match self.node.run(&kubectl, DEADLINE).await {
-            Ok(output) => output,
-            Err(e) if e.causes().iter().any(|said| said.contains("(NotFound)")) => {
-                return Ok(None);
-            }
-            Err(e) => {
-                let name = &self.node.name;
-                let hint = self.node.exec_hint("crictl ps");
-                return Err(e
-                    .within(format!("Kubernetes does not answer in {name}"))
-                    .hint(format!("is kube-apiserver up? `{hint}`")));
-            }
-        };
-        serde_json::from_slice(&output).map(Some).map_err(|e| {
+        let asking = cluster::api::get(&self.context, &self.access, path, self.deadline);
+        let body = asking.await.map_err(|e| {
+            e.hint("does `kubectl get nodes` work? if not: `kind export kubeconfig`")
+        })?;
+        let Some(body) = body else { return Ok(None) };
+        serde_json::from_slice(&body).map(Some).map_err(|e| {
             Error::new(
                 ErrorKind::Cluster,
                 format!("what Kubernetes says of {path} cannot be read"),
@@ -75,8 +88,28 @@ pub fn segment(what: &str, name: &str) -> Result<String> {
     )
 }
 
-/// Asks for the version.
-pub async fn version(api: &Api) -> Check {
+/// Looks whether Kubernetes answers, and for a local registry.
+pub async fn look(env: &Env, api: Option<&Result<Option<Api>>>) -> Vec<Check> {
+    let (kubernetes, local) = ("kubernetes", "local registry");
+    match api {
+        None => Vec::new(),
+        Some(Ok(Some(api))) => {
+            let (version, registry) = futures_util::join!(version(api), hosting(env, api));
+            vec![version, registry]
+        }
+        Some(Ok(None)) => vec![Check::skipped(
+            kubernetes,
+            "no kube context leads to the cluster",
+        )],
+        // An image can be loaded all the same.
+        Some(Err(e)) => vec![
+            Check::error(kubernetes, e).tolerable(),
+            Check::skipped(local, "Kubernetes cannot be asked"),
+        ],
+    }
+}
+
+async fn version(api: &Api) -> Check {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {
@@ -86,91 +119,40 @@ pub async fn version(api: &Api) -> Check {
     match api.get::<Version>("/version").await {
         Ok(Some(version)) => Check::ok(name, version.git_version),
         Ok(None) => Check::skipped(name, "it tells no version"),
-        Err(e) if has_no_kubectl(&e) => skipped(name, api),
-        // An image can be loaded all the same.
         Err(e) => Check::error(name, &e).tolerable(),
     }
 }
 
-fn has_no_kubectl(error: &Error) -> bool {
-    let causes = error.causes();
-    causes
-        .iter()
-        .any(|said| said.contains("kubectl: not found"))
-}
-
-fn skipped(name: &str, api: &Api) -> Check {
-    Check::skipped(
-        name,
-        format!("{} has no kubectl to ask with", api.node.name),
-    )
-}
-
-#[derive(Deserialize)]
-struct ConfigMap {
-    #[serde(default)]
-    data: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct Hosting {
-    host: String,
-}
-
-const HOSTING: &str = "/api/v1/namespaces/kube-public/configmaps/local-registry-hosting";
-
-/// Looks for a local registry where Skaffold and Tilt look (KEP-1755).
-pub async fn registry(api: &Api) -> Check {
+/// Looks for a local registry where Skaffold and Tilt look.
+async fn hosting(env: &Env, api: &Api) -> Check {
     let name = "local registry";
-    match api.get::<ConfigMap>(HOSTING).await {
-        Ok(Some(map)) => hosting(&map),
-        Ok(None) => Check::ok(name, "none: nobody is told to push"),
-        Err(e) if has_no_kubectl(&e) => skipped(name, api),
-        Err(_) => Check::skipped(name, "Kubernetes does not answer"),
-    }
-}
-
-fn hosting(map: &ConfigMap) -> Check {
-    let name = "local registry";
-    let hosting = map.data.get("localRegistryHosting.v1");
-    match hosting.map(|text| serde_yaml::from_str::<Hosting>(text)) {
-        Some(Ok(Hosting { host })) => Check::ok(
+    match within(api.deadline, registry::find(env, &api.context)).await {
+        Some(Ok(Some(registry))) => Check::ok(
             name,
             format!(
-                "{host} (ConfigMap kube-public/local-registry-hosting): Skaffold pushes there \
-                 unless `local: {{push: false}}`, Tilt unless skips_local_docker or disable_push"
+                "{} (ConfigMap kube-public/local-registry-hosting): Skaffold pushes there unless \
+                 `local: {{push: false}}`, Tilt unless skips_local_docker or disable_push",
+                registry.host
             ),
         ),
-        _ => Check::warn(
-            name,
-            "ConfigMap kube-public/local-registry-hosting names no host",
-            "write it as in https://kind.sigs.k8s.io/docs/user/local-registry/, or delete it",
-        ),
+        Some(Ok(None)) => Check::ok(name, "none: nobody is told to push"),
+        Some(Err(e)) if e.to_string().starts_with("the API server") => {
+            Check::skipped(name, "Kubernetes does not answer")
+        }
+        Some(Err(e)) => Check::error(name, &e).tolerable(),
+        None => Check::skipped(name, silent(api.deadline)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::doctor::Verdict;
 
     #[test]
     fn names_cannot_lead_elsewhere() {
         assert_eq!(segment("pod", "app-5c9d.x1").unwrap(), "app-5c9d.x1");
         for bad in ["", "..", "../x", "a/b", "A", "a?b", "a%2fb", "-a", "a b"] {
             assert!(segment("pod", bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_registry_is_told_by_its_host() {
-        let map = |text: &str| ConfigMap {
-            data: [("localRegistryHosting.v1".to_owned(), text.to_owned())].into(),
-        };
-        let check = hosting(&map("host: \"localhost:5001\"\nhelp: \"x\"\n"));
-        assert!(check.finding.starts_with("localhost:5001 "), "{check:?}");
-        for bad in ["", "help: x", "["] {
-            assert_eq!(hosting(&map(bad)).verdict, Verdict::Warn, "{bad}");
         }
     }
 }

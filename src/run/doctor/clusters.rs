@@ -1,5 +1,6 @@
 //! The kube context, the Kind clusters that are there, and which of them is meant.
 
+use super::api::Api;
 use super::{Check, Verdict, silent, within};
 use crate::cluster::kubeconfig::Context;
 use crate::cluster::{self, Cluster, Node, State, Wanted};
@@ -16,6 +17,8 @@ pub struct Found {
     pub nodes: Vec<Node>,
     /// The kube context.
     pub context: Option<Context>,
+    /// The way to the cluster's API server; none, if it is not known which cluster is meant.
+    pub api: Option<Result<Option<Api>>>,
 }
 
 impl Found {
@@ -54,6 +57,7 @@ pub async fn look(job: &Job, place: &Where) -> Found {
                 chosen: None,
                 nodes: Vec::new(),
                 context: by_hand.context,
+                api: None,
             };
         }
     };
@@ -72,6 +76,8 @@ pub async fn look(job: &Job, place: &Where) -> Found {
             None,
         ),
     };
+    let to_api = |cluster| Api::of(job, cluster, by_hand.context.as_ref());
+    let api = picked.as_ref().ok().map(to_api);
     let stays = check.unwrap_or_else(|| states(&nodes));
     let usable = stays.verdict != Verdict::Fail && is_readable;
     if !clusters.is_empty() {
@@ -86,6 +92,7 @@ pub async fn look(job: &Job, place: &Where) -> Found {
         chosen,
         nodes,
         context: by_hand.context,
+        api,
     }
 }
 

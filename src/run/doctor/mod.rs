@@ -170,10 +170,13 @@ pub async fn doctor(job: &Job, request: &DoctorRequest) -> Result<Diagnosis> {
 async fn everything(job: &Job, request: &DoctorRequest) -> Vec<Check> {
     let cluster = async {
         let found = clusters::look(job, &request.place).await;
-        let nodes = nodes::look(job, &found.nodes).await;
-        (found, nodes)
+        let (nodes, kubernetes) = futures_util::join!(
+            nodes::look(job, &found.nodes),
+            api::look(&job.env, found.api.as_ref()),
+        );
+        (found, nodes, kubernetes)
     };
-    let (engine, (clusters, nodes)) =
+    let (engine, (clusters, nodes, kubernetes)) =
         futures_util::future::join(engine::look(job, request.engine), cluster).await;
     let would = would(&engine, &clusters, &nodes);
     let context = clusters.context_name();
@@ -182,6 +185,7 @@ async fn everything(job: &Job, request: &DoctorRequest) -> Vec<Check> {
     let mut checks = engine.checks;
     checks.extend(clusters.checks);
     checks.extend(nodes.checks(engine.about.as_ref()));
+    checks.extend(kubernetes);
     checks.extend(skaffold);
     checks.push(tilt);
     checks.push(would);

@@ -126,30 +126,20 @@ async fn try_explain(job: &Job, request: &DoctorRequest, name: &str) -> Result<V
     segment("pod", name)?;
     segment("namespace", &namespace)?;
     let cluster = cluster::choose(&wanted, &job.env).await?;
-    let api = Api::of(&cluster.nodes).ok_or_else(|| {
+    let api = Api::of(job, &cluster, wanted.context.as_ref())?.ok_or_else(|| {
         Error::new(
             ErrorKind::Cluster,
             format!(
-                "no control plane of {} runs, so Kubernetes cannot be asked",
+                "no kube context leads to {}, so Kubernetes cannot be asked",
                 cluster.name
             ),
         )
-        .hint("look at the nodes: `kindlift doctor`")
+        .hint(format!("`kind export kubeconfig --name {}`", cluster.name))
     })?;
-    let path = format!("/api/v1/namespaces/{namespace}/pods");
-    let asking = async {
-        let events = format!("/api/v1/namespaces/{namespace}/events");
-        futures_util::try_join!(api.get::<PodList>(&path), api.get::<EventList>(&events))
-    };
-    let late = || {
-        Error::new(
-            ErrorKind::Cluster,
-            format!("Kubernetes: {}", silent(job.patience)),
-        )
-        .hint("look at the nodes: `kindlift doctor`")
-    };
-    let answer = within(job.patience, asking).await.ok_or_else(late)?;
-    let (pods, events) = answer?;
+    let path = format!("/api/v1/namespaces/{namespace}");
+    let (pods, events) = (format!("{path}/pods"), format!("{path}/events"));
+    let (pods, events) =
+        futures_util::try_join!(api.get::<PodList>(&pods), api.get::<EventList>(&events))?;
     let pods = pods.map(|list| list.items).unwrap_or_default();
     let events = events.map(|list| list.items).unwrap_or_default();
     let chosen = choose(&pods, name, &namespace)?;

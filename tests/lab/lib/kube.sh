@@ -12,10 +12,7 @@ kube_run_args() {
   for name in "${kubernetes_programs[@]}"; do
     printf -- '--volume=%s:/usr/local/bin/%s:ro\n' "$(go_program "$name")" "$name"
   done
-  # kindest/node has kubectl too.
-  for name in etcd kubectl; do
-    printf -- '--volume=%s/usr/bin/%s:/usr/local/bin/%s:ro\n' "$(engine_tree)" "$name" "$name"
-  done
+  printf -- '--volume=%s/usr/bin/etcd:/usr/local/bin/etcd:ro\n' "$(engine_tree)"
   # As kind does it. Podman's network in the lab is closed: there the node's own address must do.
   [[ $1 == podman ]] || echo --publish=127.0.0.1::6443
 }
