@@ -41,22 +41,13 @@ fn load(path: &Path) -> (Run, u64) {
     // The mark goes with the process: what its last millisecond adds is not seen.
     let watch = std::thread::spawn(move || {
         let mut peak = 0;
-        while let Some(now) = high_water(pid) {
-            peak = peak.max(now);
+        while run::is_there(pid) {
+            peak = run::high_water(pid).unwrap_or(peak);
             std::thread::sleep(Duration::from_millis(1));
         }
         peak
     });
     (running.finish(), watch.join().unwrap())
-}
-
-/// Returns the most memory that a process has had until now, in kB.
-fn high_water(pid: i32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Puts an input into a folder, under its name.
@@ -190,4 +181,12 @@ fn names_of_kinds_are_their_own() {
     let kinds = make::broken::all("salt", "docker.io/library/x:1");
     let names: std::collections::BTreeSet<&str> = kinds.iter().map(|kind| kind.name).collect();
     assert_eq!(names.len(), kinds.len());
+}
+
+/// A child that has not run `exec` yet has the memory of the test, and must not be taken for kindlift.
+#[test]
+fn memory_of_the_test_is_not_kindlifts() {
+    let own = i32::try_from(std::process::id()).unwrap();
+    assert!(run::is_there(own));
+    assert_eq!(run::high_water(own), None);
 }

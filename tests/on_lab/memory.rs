@@ -1,7 +1,6 @@
 //! Memory does not grow with the image.
 
 use std::io::{Seek, Write};
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -67,10 +66,9 @@ fn large(app: &App, name: &str) -> String {
 #[track_caller]
 fn frugal(command: &mut Command) {
     let mut running = run::start(command);
-    let status = format!("/proc/{}/status", running.pid());
     let mut peak = 0;
     run::wait_until("its end", DEADLINE, || {
-        peak = high_water(Path::new(&status)).unwrap_or(peak);
+        peak = run::high_water(running.pid()).unwrap_or(peak);
         running.has_ended()
     });
     let run = running.finish();
@@ -79,13 +77,6 @@ fn frugal(command: &mut Command) {
     assert!(peak < LIMIT, "{:?} had {peak} kB", command.get_args());
     let args: Vec<_> = command.get_args().collect();
     println!("{peak} kB: {args:?}");
-}
-
-/// Reads the most memory that a process has had yet; it only grows.
-fn high_water(status: &Path) -> Option<u64> {
-    let text = std::fs::read_to_string(status).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -233,6 +234,24 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Tells whether there is a process, or what is left of it until somebody waits for it.
+pub fn is_there(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Returns the most memory that a process has had as kindlift, in kB; it only grows.
+///
+/// Until it has run `exec`, a child has the memory of the test that started it, and its name.
+pub fn high_water(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name));
+    if field("Name:")?.trim() != "kindlift" {
+        return None;
+    }
+    let peak = field("VmHWM:")?;
+    peak.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Tells something although the test may succeed, when cargo hides what tests print.
