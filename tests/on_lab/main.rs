@@ -18,6 +18,7 @@ mod choose;
 mod conditions;
 mod contexts;
 mod doctor;
+mod every_source;
 mod export;
 mod from_node;
 mod from_registry;

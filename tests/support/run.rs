@@ -236,11 +236,6 @@ impl Drop for Running {
     }
 }
 
-/// Tells whether there is a process, or what is left of it until somebody waits for it.
-pub fn is_there(pid: i32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
-}
-
 /// Returns the most memory that a process has had as kindlift, in kB; it only grows.
 ///
 /// Until it has run `exec`, a child has the memory of the test that started it, and its name.
