@@ -66,24 +66,17 @@ find_place() {
 
 # build_kindlift: builds, and sets kindlift to the program.
 #
-# `make build` optimizes across crates, which takes minutes the first time. Who
-# only wants to see the demo gets a quick build, fast only where bytes are hashed,
-# in a profile of its own: it and a release build do not undo each other.
+# `make build` optimizes across crates, which takes minutes the first time. Who only wants to see
+# the demo gets the quick build that the tests use too, fast only where bytes are hashed.
 build_kindlift() {
-  local target=${CARGO_TARGET_DIR:-target} profile=release
-  local -a config=()
-  if [[ ! -x $target/release/kindlift ]]; then
-    profile=demo
-    config=(
-      --config 'profile.demo.inherits="release"'
-      --config 'profile.demo.lto="off"'
-      --config 'profile.demo.codegen-units=16'
-      --config 'profile.demo.opt-level=1'
-      --config 'profile.demo.package.sha2.opt-level=3'
-    )
+  local target=${CARGO_TARGET_DIR:-target}
+  if [[ -x $target/release/kindlift ]]; then
+    cargo build --release --locked
+    kindlift=$(readlink -f "$target/release/kindlift")
+  else
+    cargo build --locked
+    kindlift=$(readlink -f "$target/debug/kindlift")
   fi
-  cargo build --profile "$profile" "${config[@]}" --locked
-  kindlift=$(readlink -f "$target/$profile/kindlift")
 }
 
 scripts/setup.sh build
