@@ -1,6 +1,6 @@
 # One line a command; what each does is in scripts/ and tests/lab/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e soak bench lint deny package setup lab-up lab-status lab-down
+.PHONY: help build demo test e2e soak bench lint deny package book setup lab-up lab-status lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ deny: ## Licences and sources of dependencies, advisories where their list can b
 
 package: ## Static programs, Debian packages and the crate, into target/dist
 	scripts/package.sh
+
+book: ## The pages of docs/ as a book, into target/book
+	scripts/book.sh
 
 setup: ## Install missing Debian packages (root)
 	scripts/setup.sh build test

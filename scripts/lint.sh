@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Formatting, clippy and shellcheck; any finding fails.
+# Formatting, clippy, the library's documentation and shellcheck; any finding fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 cargo fmt --check
 cargo clippy --locked --all-targets -- -D warnings
+RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --quiet
 
 command -v shellcheck >/dev/null || {
   echo "lint: shellcheck is missing: run 'make setup'" >&2

@@ -4,14 +4,20 @@
 #
 # package.sh [TARGET]...   default: x86_64 and aarch64, Linux with musl
 #
-# Needs the targets (`rustup target add …`) and cargo-deb. No C is compiled, so
-# Rust's own linker is enough, for a foreign machine too.
+# Needs the targets (`rustup target add …`), cargo-deb, and C compilers for ring and
+# zstd (`scripts/setup.sh package`). Rust's own linker does for both machines.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 targets=("$@")
 [[ ${#targets[@]} -gt 0 ]] || targets=({x86_64,aarch64}-unknown-linux-musl)
-export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
+# What Rust brings for musl has all that a program is linked with.
+export CARGO_TARGET_{X86_64,AARCH64}_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
+# Debian has no musl for aarch64, but its C compiler for glibc makes objects that
+# call nothing which musl lacks, once glibc's checked variants are off.
+export CC_x86_64_unknown_linux_musl=musl-gcc
+export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc
+export CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 dist=target/dist
 assets=target/assets

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, and nothing else.
 #
-# setup.sh [build] [test]   build: what `cargo build` needs (default)
-#                           test: what `make test` needs besides
+# setup.sh [build] [test] [package]   build: what `cargo build` needs (default)
+#                                     test: what `make test` needs besides
+#                                     package: what `make package` needs besides
 set -euo pipefail
 
 declare -a missing=()
@@ -34,8 +35,16 @@ for purpose in "${@:-build}"; do
       need mandoc mandoc
       need script bsdutils
       ;;
+    package)
+      # C compilers for static programs, and who runs a foreign one.
+      need musl-gcc musl-tools
+      need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu
+      [[ ! -e /etc/debian_version || -e /usr/aarch64-linux-gnu/include/stdio.h ]] ||
+        missing+=(libc6-dev-arm64-cross)
+      need qemu-aarch64-static qemu-user-static
+      ;;
     *)
-      echo "setup: no such purpose: $purpose (known: build test)" >&2
+      echo "setup: no such purpose: $purpose (known: build test package)" >&2
       exit 2
       ;;
   esac

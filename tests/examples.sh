@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# README, docs and examples agree with each other and with the program.
+# README, docs and examples agree with each other and with the program. Their
+# commands are run by tests/cli/documented.rs and tests/on_lab/documented.rs.
 #
 # KINDLIFT is the program (default: the debug build). The last line counts the
 # way cargo does, so that scripts/test.sh adds it up.
@@ -36,56 +37,57 @@ found() { [[ -n $2 ]] || { echo "found no $1: has the format changed?" && return
 
 texts=(README.md docs/*.md examples/*/README.md)
 
-# Each `kindlift COMMAND …` in texts and examples, one a line, quoting removed.
-command_lines() {
-  cat "${texts[@]}" src/cli/topics/*.txt examples/*/skaffold.yaml examples/*/Tiltfile |
-    tr -d "[]'," | sed 's/ #.*//' |
-    grep -oE 'kindlift (build|load|verify|ensure|export|prune|lint|doctor|init|config|completions|man)( [^`|)}]*)?' | sort -u
-}
-
-flags_exist() {
-  local line command word lines
-  local -a words
-  lines=$(command_lines) || true
-  found "command line" "$lines" || return
-  while read -r line; do
-    read -r -a words <<<"$line"
-    command=${words[1]}
-    "$kindlift" help "$command" >"$work/help" 2>&1 || { echo "no such command: $command" && continue; }
-    for word in "${words[@]:2}"; do
-      [[ $word != -- ]] || break
-      [[ $word == -* ]] || continue
-      grep -qE -- "(^|[ ,])${word%%=*}([] ,=[]|\$)" "$work/help" || echo "no ${word%%=*} in: $line"
-    done
-  done <<<"$lines"
-}
-
 exit_codes_agree() {
-  local code codes
+  local code codes text
   "$kindlift" --help | tr -s '\n ' ' ' | grep -oE 'Exit codes:.*' >"$work/codes" || true
   found "exit codes in --help" "$(cat "$work/codes")" || return
   codes=$(grep -oE '=> [0-9]+,' src/error.rs | grep -oE '[0-9]+') || true
   found "exit code in src/error.rs" "$codes" || return
   while read -r code; do
-    grep -qE "^\| ([0-9]+, )?$code(, [0-9]+)? \|" README.md || echo "README.md lacks exit code $code"
+    for text in README.md docs/reference.md; do
+      grep -qE "^\| ([0-9]+, )?$code(, [0-9]+)? \|" "$text" || echo "$text lacks exit code $code"
+    done
     grep -qwF "$code" "$work/codes" || echo "--help lacks exit code $code"
     grep -qE "^  $code " src/cli/topics/exit-codes.txt || echo "help exit-codes lacks $code"
   done <<<"$codes"
 }
 
+# anchors FILE: what its headings are called in links.
+anchors() {
+  awk '/^```/ { code = !code } !code && /^#+ / { sub(/^#+ /, ""); print tolower($0) }' "$1" |
+    tr -d '`' | sed -E 's/[^a-z0-9 _-]//g; s/ /-/g'
+}
+
 links_lead_somewhere() {
-  local text link links all=""
+  local text link links target all=""
   for text in "${texts[@]}"; do
     # Not every text has one.
     links=$(grep -oE '\]\([^)]+\)' "$text" | sed 's/^](//; s/)$//') || true
     all+=$links
     while read -r link; do
       [[ -n $link ]] || continue
-      [[ $link == *://* || $link == '#'* ]] && continue
-      [[ -e $(dirname "$text")/${link%%#*} ]] || echo "$text: $link leads nowhere"
+      [[ $link != *://* ]] || continue
+      target=$(dirname "$text")/${link%%#*}
+      [[ $link != '#'* ]] || target=$text
+      [[ -e $target ]] || { echo "$text: $link leads nowhere" && continue; }
+      [[ $link != *'#'* ]] || anchors "$target" | grep -qxF "${link##*#}" ||
+        echo "$text: there is no heading for $link"
     done <<<"$links"
   done
   found "link" "$all"
+}
+
+# What mdbook would say, and it does not: its pages know nothing outside of docs.
+book_is_whole() {
+  local page pages
+  pages=$(grep -oE '\]\([^)]+\)' docs/SUMMARY.md | sed 's/^](//; s/)$//' | sort) || true
+  found "page in docs/SUMMARY.md" "$pages" || return
+  for page in docs/*.md; do
+    page=${page#docs/}
+    [[ $page == SUMMARY.md ]] || grep -qxF "$page" <<<"$pages" || echo "SUMMARY.md lacks $page"
+  done
+  uniq -d <<<"$pages" | sed 's/$/ is in SUMMARY.md twice/'
+  grep -nE '\]\(\.\./' docs/*.md || true
 }
 
 make_targets_exist() {
@@ -123,9 +125,9 @@ prepare_wants_a_static_program() {
   cmp "$KINDLIFT_LAB_BUSYBOX" "$work/app/busybox"
 }
 
-check "flags in texts exist" flags_exist
 check "exit codes agree" exit_codes_agree
 check "links lead somewhere" links_lead_somewhere
+check "the book is whole" book_is_whole
 check "make targets exist" make_targets_exist
 check "manifests never pull" manifests_never_pull
 check "README shows the example" readme_shows_the_example

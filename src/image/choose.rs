@@ -30,12 +30,8 @@ pub struct Want {
 
 /// A search for the image that a platform runs.
 ///
-/// ```ignore
-/// while let Some(want) = chooser.want()? {
-///     chooser.give(read(&want))?;
-/// }
-/// let image = chooser.finish()?;
-/// ```
+/// As long as it [wants](Self::want) a document it is [given](Self::give) that one; then it
+/// [finishes](Self::finish) with the image.
 pub struct Chooser {
     platform: Platform,
     /// What is still to be looked at, the next one last, and how deep it lies.

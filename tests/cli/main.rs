@@ -3,6 +3,7 @@
 
 mod config;
 mod doctor;
+mod documented;
 mod engine;
 mod hosting;
 mod init;
@@ -14,8 +15,12 @@ mod pipes;
 )]
 #[path = "../support/run.rs"]
 mod run;
+mod schema;
 mod shell;
 mod skaffold;
+#[expect(dead_code, reason = "the lab's tests run what pages show, and no more")]
+#[path = "../support/texts.rs"]
+mod texts;
 mod usage;
 
 use std::process::Command;

@@ -9,13 +9,14 @@ use crate::run::{self, Run};
 
 /// Runs kubectl against a cluster, which must succeed.
 #[track_caller]
-fn kubectl(kubeconfig: &str, args: &[&str]) -> Run {
+pub fn kubectl(kubeconfig: &str, args: &[&str]) -> Run {
     let mut kubectl = lab::program("kubectl");
     kubectl.env("KUBECONFIG", kubeconfig).args(args);
     run::run(&mut kubectl).expect(0)
 }
 
-fn document(kubeconfig: &str, text: &str) {
+/// Has a cluster document a local registry.
+pub fn document(kubeconfig: &str, text: &str) {
     let name = [
         "--namespace",
         "kube-public",

@@ -11,6 +11,8 @@ mod pair;
 mod registry;
 #[path = "../support/run.rs"]
 mod run;
+#[path = "../support/texts.rs"]
+mod texts;
 
 mod builder;
 mod by_hand;
@@ -18,6 +20,7 @@ mod choose;
 mod conditions;
 mod contexts;
 mod doctor;
+mod documented;
 mod every_source;
 mod export;
 mod from_node;

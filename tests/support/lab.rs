@@ -14,13 +14,8 @@ use tempfile::TempDir;
 
 use crate::run::{self, Run};
 
-/// The lab's own command.
-fn lab_command() -> PathBuf {
-    match std::env::var_os("KINDLIFT_LAB_BIN") {
-        Some(path) => path.into(),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/lab"),
-    }
-}
+#[path = "lab_vars.rs"]
+mod lab_vars;
 
 struct Lab {
     /// What `lab env` sets, and no more: PATH, `DOCKER_HOST`, …
@@ -38,29 +33,7 @@ fn lab() -> &'static Lab {
 }
 
 fn find_lab() -> Result<Lab, String> {
-    let program = lab_command();
-    let exports = Command::new(&program)
-        .arg("env")
-        .output()
-        .map_err(|e| format!("{}: {e}", program.display()))?;
-    if !exports.status.success() {
-        return Err(String::from_utf8_lossy(&exports.stderr).into_owned());
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let script = String::from_utf8_lossy(&exports.stdout);
-    let output = run::command("/bin/sh")
-        .env("PATH", path)
-        .args(["-c", &format!("{script}\nexec env -0")])
-        .output()
-        .map_err(|e| e.to_string())?;
-    let vars: BTreeMap<String, String> = String::from_utf8_lossy(&output.stdout)
-        .split('\0')
-        .filter_map(|pair| pair.split_once('='))
-        .filter(|(name, _)| {
-            *name == "PATH" || name.starts_with("DOCKER_") || name.starts_with("KINDLIFT_LAB_")
-        })
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
+    let vars = lab_vars::of_the_lab()?;
     let home = TempDir::new().map_err(|e| e.to_string())?;
     let lab = Lab { vars, home };
     let version =
@@ -381,7 +354,7 @@ impl Drop for Cluster {
 /// The lab's command, which needs what the user's shell has (a cache folder, perhaps sudo).
 pub fn lab_tool() -> Command {
     lab();
-    let mut command = Command::new(lab_command());
+    let mut command = Command::new(lab_vars::command());
     command
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped())

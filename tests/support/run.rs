@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[path = "schema.rs"]
+pub mod schema;
+
 /// Longer than any command of these tests takes, even on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -45,11 +48,18 @@ impl Run {
         self
     }
 
-    /// Returns the document on stdout, which must be all that is there.
+    /// Returns the document on stdout, which must be all that is there. If it is kindlift's, which
+    /// alone says whether it is `ok`, it must be as docs/schema.json says.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|e| panic!("stdout is no JSON document ({e}):\n{self}"))
+        let document: serde_json::Value = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|e| panic!("stdout is no JSON document ({e}):\n{self}"));
+        if document.get("ok").is_some()
+            && let Err(wrong) = schema::kind(&document)
+        {
+            panic!("not as docs/schema.json says: {wrong}\n{document:#}");
+        }
+        document
     }
 }
 
