@@ -87,9 +87,7 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
             Maker::Engine(job.cancel.unless(finding).await?)
         }
     };
-    if plan.naming != Naming::Content || plan.image.had_tag() {
-        warn_about_latest(job, &plan.image);
-    }
+    warn_about_latest(job, plan.naming, &plan.image);
     tell_registry(job, &plan);
 
     let began = Instant::now();
