@@ -10,6 +10,7 @@ pub mod init;
 mod lint;
 mod load;
 mod manifests;
+mod plan;
 mod prune;
 mod push;
 mod watch;

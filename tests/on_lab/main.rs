@@ -12,6 +12,7 @@ mod registry;
 #[path = "../support/run.rs"]
 mod run;
 
+mod at_once;
 mod builder;
 mod by_hand;
 mod choose;
