@@ -22,6 +22,7 @@ mod registry;
 mod run;
 mod work;
 
+mod first_minutes;
 mod podman;
 mod push;
 mod readme;
