@@ -31,3 +31,4 @@ mod skaffold_dev;
 mod skaffold_end;
 mod tilt;
 mod tilt_extension;
+mod tilt_watch;
