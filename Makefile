@@ -1,6 +1,6 @@
 # One line a command; what each does is in scripts/ and tests/lab/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test e2e soak bench lint deny package book setup lab-up lab-status lab-down
+.PHONY: help build demo test e2e soak bench bench-loops lint deny package book setup lab-up lab-status lab-down
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ soak: ## What make test does little of, for long: the kill test 200 times, ten m
 
 bench: ## Whole commands side by side with kind load (see docs/benchmarks.md)
 	scripts/bench.sh
+
+bench-loops: ## From an edit to the pod that serves it, under Skaffold and Tilt, side by side
+	scripts/bench-loops.sh
 
 lint: ## Formatting, clippy, shell scripts
 	scripts/lint.sh

@@ -81,6 +81,7 @@ pub mod job;
 pub mod load;
 pub mod lock;
 pub mod node;
+pub mod owner;
 pub mod process;
 pub mod push;
 pub mod reference;

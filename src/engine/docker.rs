@@ -4,6 +4,7 @@
 //! Saving goes through the command because bollard's export has no `platform`, without which the
 //! containerd store writes an index that names platforms it does not have.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,7 +23,7 @@ use tokio::process::Command;
 use super::command::{run_visible, spool};
 use super::context::{self, Endpoint};
 use super::dial;
-use super::{BuildSpec, EngineId, ImageRecord};
+use super::{BuildSpec, EngineId, ImageRecord, hold};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
@@ -157,6 +158,9 @@ impl Docker {
             self.command(&["build"], Orphan::Terminate)
         };
         command.args(["--tag", &spec.name]);
+        if let Some(also) = &spec.also {
+            command.args(["--tag", also]);
+        }
         super::build_arguments(&mut command, spec);
         run_visible(command, job, ErrorKind::Build, "build").await
     }
@@ -240,22 +244,22 @@ impl Docker {
             })
     }
 
-    /// Gives an image another name.
+    /// Gives an image other names.
     ///
     /// # Errors
     /// Engine error.
-    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
-        let options = TagImageOptions {
-            repo: Some(other.repository()),
-            tag: other.tag().map(str::to_owned),
-        };
-        self.api.tag_image(name, Some(options)).await.map_err(|e| {
-            Error::new(
-                ErrorKind::Engine,
-                format!("{} cannot tag {name} as {other}", self.describe()),
-            )
-            .because(e)
-        })
+    pub async fn tag(&self, name: &str, others: &[&Reference]) -> Result<()> {
+        for other in others {
+            let options = TagImageOptions {
+                repo: Some(other.repository()),
+                tag: other.tag().map(str::to_owned),
+            };
+            self.api.tag_image(name, Some(options)).await.map_err(|e| {
+                let why = format!("{} cannot tag {name} as {other}", self.describe());
+                Error::new(ErrorKind::Engine, why).because(e)
+            })?;
+        }
+        Ok(())
     }
 
     /// Tells whether 127.0.0.1 may be the same for the engine as for us: it has a socket on this
@@ -348,6 +352,39 @@ impl Docker {
                 tracing::debug!(name, error = %e, "a name of a dead push is left");
             }
         }
+    }
+
+    /// Removes the holds of runs that were killed.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn sweep_holds(&self) -> Result<()> {
+        let wanted = HashMap::from([("reference".to_owned(), vec![hold::REPOSITORY.to_owned()])]);
+        let options = ListImagesOptions {
+            filters: Some(wanted),
+            ..ListImagesOptions::default()
+        };
+        let images = self.api.list_images(Some(options)).await.map_err(|e| {
+            let why = format!("{} does not list its images", self.describe());
+            Error::new(ErrorKind::Engine, why).because(e)
+        })?;
+        let prefix = hold::name("");
+        let names = images.iter().flat_map(|image| &image.repo_tags);
+        for tag in hold::left(names.filter_map(|name| name.strip_prefix(&prefix))) {
+            self.release(&hold::name(&tag)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a hold's name from its image.
+    ///
+    /// # Errors
+    /// Engine error; one that is not there is none.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        self.untag(name).await.map_err(|e| {
+            let why = format!("{} does not give up the name {name}", self.describe());
+            Error::new(ErrorKind::Engine, why).because(e)
+        })
     }
 
     async fn untag(&self, name: &str) -> Result<(), bollard::errors::Error> {

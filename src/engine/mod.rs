@@ -8,6 +8,7 @@ mod command;
 pub mod context;
 mod dial;
 pub mod docker;
+mod hold;
 mod podman;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 
 pub use builder::Builder;
 pub use docker::Docker;
+pub use hold::Hold;
 pub use podman::Podman;
 
 use tokio::process::Command;
@@ -68,6 +70,8 @@ pub struct ImageRecord {
 pub struct BuildSpec {
     /// The name to build under.
     pub name: String,
+    /// Another name, beside it.
+    pub also: Option<String>,
     /// The context: an absolute folder, or a URL.
     pub context: String,
     /// The Dockerfile, if not the context's own.
@@ -171,6 +175,22 @@ impl Engine {
         either!(self, engine => engine.build(spec, job).await)
     }
 
+    /// Removes the holds of runs that were killed.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn sweep_holds(&self) -> Result<()> {
+        either!(self, engine => engine.sweep_holds().await)
+    }
+
+    /// Gives a hold up. What has no other name may go with it.
+    ///
+    /// # Errors
+    /// Engine error; a hold that is not there is none.
+    pub async fn release(&self, hold: &Hold) -> Result<()> {
+        either!(self, engine => engine.release(&hold.name()).await)
+    }
+
     /// Pushes an image to its registry.
     ///
     /// # Errors
@@ -206,12 +226,12 @@ impl Engine {
         }
     }
 
-    /// Gives an image another name in the engine's store.
+    /// Gives an image other names in the engine's store.
     ///
     /// # Errors
     /// Engine error.
-    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
-        either!(self, engine => engine.tag(name, other).await)
+    pub async fn tag(&self, name: &str, others: &[&Reference]) -> Result<()> {
+        either!(self, engine => engine.tag(name, others).await)
     }
 
     /// Tells whether the engine may reach a registry of ours on 127.0.0.1.

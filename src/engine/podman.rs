@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::command::{run_visible, spool};
-use super::{BuildSpec, EngineId, ImageRecord};
+use super::{BuildSpec, EngineId, ImageRecord, hold};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
@@ -153,6 +153,9 @@ impl Podman {
         let mut command = self.command(&["build"], Orphan::Terminate);
         let name = if spec.push { "--manifest" } else { "--tag" };
         command.args([name, &full]);
+        if let Some(also) = &spec.also {
+            command.args(["--tag", also]);
+        }
         super::build_arguments(&mut command, spec);
         run_visible(command, job, ErrorKind::Build, "build").await?;
         if spec.push {
@@ -162,6 +165,33 @@ impl Podman {
             run_visible(push, job, ErrorKind::Build, "push").await?;
         }
         Ok(())
+    }
+
+    /// Removes the holds of runs that were killed.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn sweep_holds(&self) -> Result<()> {
+        let filter = format!("reference={}", hold::REPOSITORY);
+        let list = ["images", "--filter", &filter, "--format", "{{.Tag}}"];
+        let tags = self.output(&list).await?;
+        for tag in hold::left(String::from_utf8_lossy(&tags).lines()) {
+            self.release(&hold::name(&tag)).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a hold's name from its image, which stays.
+    ///
+    /// # Errors
+    /// Engine error; one that is not there is none.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        let untag = self.command(&["untag", name, name], Orphan::Kill);
+        let finished = process::run(untag, ErrorKind::Engine, DEADLINE).await?;
+        if finished.stderr.contains("image not known") {
+            return Ok(());
+        }
+        finished.success(ErrorKind::Engine).map(drop)
     }
 
     /// Pushes an image to its registry.
@@ -234,14 +264,15 @@ impl Podman {
         Ok(other.filter(|other| other.id != *id).map(|_| local))
     }
 
-    /// Gives an image another name.
+    /// Gives an image other names.
     ///
     /// # Errors
     /// Engine error.
-    pub async fn tag(&self, name: &str, other: &Reference) -> Result<()> {
-        self.output(&["tag", name, &other.to_string()])
-            .await
-            .map(drop)
+    pub async fn tag(&self, name: &str, others: &[&Reference]) -> Result<()> {
+        let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+        let mut args = vec!["tag", name];
+        args.extend(others.iter().map(String::as_str));
+        self.output(&args).await.map(drop)
     }
 
     /// Tells whether 127.0.0.1 may be the same for Podman as for us.

@@ -1,17 +1,18 @@
 //! `build`: build, load, prove; or build and push.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::deliver::{Delivery, Destination, deliver};
+use super::plan::{Plan, plan};
 use super::prune::{PruneRequest, prune_nodes};
 use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::{Cluster, Node};
 use crate::contract::skaffold::Platforms;
-use crate::contract::{Contract, Naming, tilt};
-use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, ImageRecord};
+use crate::contract::{Contract, tilt};
+use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
@@ -55,17 +56,6 @@ pub struct BuildRequest {
     pub flags: Vec<String>,
 }
 
-/// A request resolved against its contract: what will be done, before anything is.
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub image: Reference,
-    pub contract: Contract,
-    naming: Naming,
-    push: bool,
-    pub platforms: Platforms,
-    pub spec: BuildSpec,
-}
-
 /// Builds an image and puts it, proven, into every node; or pushes it, and loads nothing.
 ///
 /// # Errors
@@ -87,9 +77,7 @@ pub async fn build(job: &Job, request: &BuildRequest) -> Result<Option<Outcome>>
             Maker::Engine(job.cancel.unless(finding).await?)
         }
     };
-    if plan.naming != Naming::Content || plan.image.had_tag() {
-        warn_about_latest(job, &plan.image);
-    }
+    warn_about_latest(job, plan.naming, &plan.image);
     tell_registry(job, &plan);
 
     let began = Instant::now();
@@ -143,13 +131,44 @@ async fn by_engine(
     engine: &Engine,
     plan: &Plan,
     request: &BuildRequest,
+    to: (&Cluster, &[Node]),
+    clock: &mut Clock,
+) -> Result<Built> {
+    let hold = Hold::new();
+    let done = held(job, engine, (plan, &hold), request, to, clock).await;
+    if let Err(e) = engine.release(&hold).await {
+        // The next build does it.
+        job.step(|| format!("a name is left in the engine: {}", one_line(&e)));
+    }
+    done
+}
+
+/// The same, with what is built held in the engine by a name that nobody else takes.
+async fn held(
+    job: &Job,
+    engine: &Engine,
+    (plan, hold): (&Plan, &Hold),
+    request: &BuildRequest,
     (cluster, nodes): (&Cluster, &[Node]),
     clock: &mut Clock,
 ) -> Result<Built> {
-    let build = async |spec: &BuildSpec, _: &Platform| engine.build(spec, job).await;
+    let build = async |spec: &BuildSpec, _: &Platform| {
+        let mut spec = spec.clone();
+        if plan.name_counts() {
+            spec.also = Some(hold.name());
+        } else {
+            // Docker refuses one of two builds that make a name at once.
+            spec.name = hold.name();
+        }
+        let (built, swept) = tokio::join!(engine.build(&spec, job), engine.sweep_holds());
+        if let Err(e) = swept {
+            job.step(|| format!("names of killed builds may be left: {}", one_line(&e)));
+        }
+        built
+    };
     let place = (nodes, &request.place);
     let (sessions, ()) = build_and_open(job, plan, place, engine.native(), clock, build).await?;
-    let record = built(job, engine, plan).await?;
+    let record = built(job, engine, plan, hold).await?;
     allow(&sessions, &record.platform, &request.place)?;
     let mut delivery = Delivery {
         name: &plan.image,
@@ -163,7 +182,17 @@ async fn by_engine(
     let outcome = deliver(job, engine, &to, &mut delivery, clock).await?;
     if let (Some(_), Some(name)) = (&request.ref_file, outcome.refs.last()) {
         // The engine knows the image by the deployed name too, for `verify` and `ensure`.
-        engine.tag(delivery.record.id.0.as_str(), name).await?;
+        let others = [name, &plan.image];
+        let others = if plan.name_counts() {
+            &others[..1]
+        } else {
+            &others
+        };
+        engine.tag(delivery.record.id.0.as_str(), others).await?;
+    }
+    if plan.contract != Contract::Hand {
+        // What Skaffold and Tilt find under the name they deploy, whatever we have loaded.
+        named(job, engine, plan, &delivery.record).await?;
     }
     Ok((sessions, outcome))
 }
@@ -291,25 +320,54 @@ async fn build_and_open<T>(
     Ok((sessions, built))
 }
 
-/// Looks up what was built.
-async fn built(job: &Job, engine: &Engine, plan: &Plan) -> Result<ImageRecord> {
-    let name = &plan.spec.name;
-    let record = job.cancel.unless(engine.inspect(name)).await?;
-    let record = record.ok_or_else(|| {
+/// Looks up what was built, by the name that is ours alone.
+async fn built(job: &Job, engine: &Engine, plan: &Plan, hold: &Hold) -> Result<ImageRecord> {
+    let record = job.cancel.unless(engine.inspect(&hold.name())).await?;
+    let mut record = record.ok_or_else(|| {
         Error::new(
             ErrorKind::Build,
             format!(
-                "the build succeeded, but {} has no {name}",
-                engine.describe()
+                "the build succeeded, but {} has no {}",
+                engine.describe(),
+                plan.spec.name
             ),
         )
         .hint(
             "the builder does not load into the engine's image store: check --output in your flags",
         )
     })?;
+    if plan.name_counts() {
+        // Whoever takes the name from now on has the later image.
+        record.found = named(job, engine, plan, &record).await?;
+    }
     let contract = (plan.contract != Contract::Hand).then(|| plan.contract.tool());
     refuse_shadow(job, engine, &plan.image, &record, contract).await?;
     Ok(record)
+}
+
+/// Requires that the engine has our image under the name that was asked for; returns when it was
+/// asked.
+async fn named(
+    job: &Job,
+    engine: &Engine,
+    plan: &Plan,
+    record: &ImageRecord,
+) -> Result<SystemTime> {
+    let name = &plan.spec.name;
+    let asked = SystemTime::now();
+    match job.cancel.unless(engine.inspect(name)).await? {
+        Some(other) if other.id != record.id => Err(Error::new(
+            ErrorKind::Superseded,
+            format!(
+                "{name} was superseded: another build or tag gave the name to {} in {}",
+                other.id,
+                engine.describe()
+            ),
+        )
+        .hint("if this image is the one you want, build it again")),
+        Some(same) => Ok(same.found),
+        None => Ok(asked),
+    }
 }
 
 /// Tells what Tilt does with a registry that it found.
@@ -328,130 +386,4 @@ fn tell_registry(job: &Job, plan: &Plan) {
             ),
         });
     }
-}
-
-/// Turns a request and the environment into a plan. Looks at the context folder only.
-fn plan(job: &Job, request: &BuildRequest) -> Result<Plan> {
-    let contract = Contract::read(&job.env)?;
-    let tag = request.tag.as_deref().map(Reference::parse).transpose()?;
-    let image = match (contract.image(), tag) {
-        (Some(image), Some(tag)) if tag != *image => {
-            return Err(Error::usage(format!(
-                "--tag says {}, but {} asks for {}",
-                tag.familiar(),
-                contract.tool(),
-                image.familiar()
-            ))
-            .hint("leave --tag out: the name is passed in the environment"));
-        }
-        (Some(image), _) => image.clone(),
-        (None, Some(tag)) => tag,
-        (None, None) => {
-            return Err(Error::usage("the image has no name").hint(
-                "give it one with --tag, or let Skaffold or Tilt run this \
-                 (they set IMAGE, PUSH_IMAGE and BUILD_CONTEXT, or EXPECTED_REF)",
-            ));
-        }
-    };
-    if image.digest().is_some() {
-        return Err(
-            Error::usage(format!("{image} has a digest, which a build cannot choose"))
-                .hint("name the image with a tag"),
-        );
-    }
-    let naming = match (&contract, &request.ref_file) {
-        (Contract::Hand, Some(_)) => Naming::Content,
-        (Contract::Hand, None) => Naming::AsAsked,
-        (Contract::Skaffold(_), None) => Naming::Skaffold,
-        (Contract::Tilt(_), None) => Naming::Tilt,
-        (contract, Some(_)) => {
-            return Err(Error::usage(format!(
-                "--ref-file does not go with the name that {} passed",
-                contract.tool()
-            ))
-            .hint("Tilt passes no EXPECTED_REF with outputs_image_ref_to: use both or neither"));
-        }
-    };
-    if let Some(folder) = request.ref_file.as_deref().and_then(Path::parent)
-        && !folder.as_os_str().is_empty()
-        && !folder.is_dir()
-    {
-        return Err(Error::usage(format!(
-            "the folder of the ref file, {}, is not there",
-            folder.display()
-        ))
-        .hint("make the folder, or name a file in another"));
-    }
-    let skaffold = match &contract {
-        Contract::Skaffold(build) => Some(build),
-        _ => None,
-    };
-    let push = request.push || skaffold.is_some_and(|build| build.push);
-    let platforms = match (&request.platform, skaffold) {
-        (Some(platform), _) => Platforms::Listed(vec![platform.clone()]),
-        (None, Some(build)) => build.platforms.clone(),
-        (None, None) => Platforms::Nodes,
-    };
-    let context = match (&request.context, skaffold) {
-        (Some(context), _) => context.clone(),
-        (None, Some(build)) => build.context.to_string_lossy().into_owned(),
-        (None, None) => ".".to_owned(),
-    };
-    let context = check_context(&context, request)?;
-    Ok(Plan {
-        contract,
-        naming,
-        push,
-        platforms,
-        spec: BuildSpec {
-            name: image.familiar(),
-            context,
-            dockerfile: request.dockerfile.clone(),
-            target: request.target.clone(),
-            build_args: request.build_args.clone(),
-            secrets: request.secrets.clone(),
-            ssh: request.ssh.clone(),
-            platforms: Vec::new(),
-            flags: request.flags.clone(),
-            builder: request.builder.clone(),
-            push: false,
-        },
-        image,
-    })
-}
-
-/// Makes the context absolute and looks for its Dockerfile, so that a typing error costs nothing.
-fn check_context(context: &str, request: &BuildRequest) -> Result<String> {
-    if context.contains("://") || context.starts_with("git@") {
-        return Ok(context.to_owned());
-    }
-    let folder = std::path::absolute(context)
-        .map_err(|e| Error::usage(format!("the context {context:?} cannot be used")).because(e))?;
-    if !folder.is_dir() {
-        return Err(
-            Error::usage(format!("the context {} is not a folder", folder.display()))
-                .hint("name the folder that holds the Dockerfile"),
-        );
-    }
-    let named_by_flag = request
-        .flags
-        .iter()
-        .any(|flag| flag.starts_with("-f") || flag.starts_with("--file"));
-    let found = |file: &Path| {
-        if file.is_file() {
-            return Ok(());
-        }
-        Err(
-            Error::usage(format!("there is no Dockerfile at {}", file.display()))
-                .hint("name it with --file, or the folder that has it as the context"),
-        )
-    };
-    match &request.dockerfile {
-        Some(file) => found(file)?,
-        None if named_by_flag => {}
-        // Podman's own name for it.
-        None if folder.join("Containerfile").is_file() => {}
-        None => found(&folder.join("Dockerfile"))?,
-    }
-    Ok(folder.to_string_lossy().into_owned())
 }

@@ -152,7 +152,7 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     }
     subjects
         .iter()
-        .for_each(|(name, _)| warn_about_latest(job, name));
+        .for_each(|(name, naming)| warn_about_latest(job, *naming, name));
     let mut opened = open(job, request, &mut clock).await?;
     let mut outcomes = Vec::new();
     for (name, naming) in subjects {

@@ -224,7 +224,8 @@ async fn look_up(
                 }
                 return Err(not_there(engine, &subject.name));
             };
-            warn_about_latest(job, subject.rename.as_ref().unwrap_or(&subject.name));
+            let name = subject.rename.as_ref().unwrap_or(&subject.name);
+            warn_about_latest(job, subject.naming, name);
             allow(sessions, &record.platform, &request.place)
                 .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
             Ok(Some(Found::Engine(Box::new(subject), record)))
@@ -237,7 +238,7 @@ async fn look_up(
                 .map_err(|e| e.within(format!("{text} is refused")))?;
             load.names
                 .iter()
-                .for_each(|name| warn_about_latest(job, name));
+                .for_each(|name| warn_about_latest(job, Naming::AsAsked, name));
             Ok(Some(Found::Elsewhere(load)))
         }
     }

@@ -10,13 +10,14 @@ pub mod init;
 mod lint;
 mod load;
 mod manifests;
+mod plan;
 mod prune;
 mod push;
 mod watch;
 
 use crate::cluster::kubeconfig::Context;
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
-use crate::contract;
+use crate::contract::{self, Naming};
 use crate::engine::{Engine, EngineKind, ImageRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
@@ -126,9 +127,10 @@ fn allow(sessions: &[Arc<Session>], platform: &Platform, place: &Where) -> Resul
     transaction::runnable(sessions, platform)
 }
 
-/// Warns about a name that makes the kubelet pull, from a registry that does not have it.
-fn warn_about_latest(job: &Job, image: &Reference) {
-    if !image.is_latest() {
+/// Warns about a name that makes the kubelet pull, from a registry that does not have it; not where
+/// another name will be deployed.
+fn warn_about_latest(job: &Job, naming: Naming, image: &Reference) {
+    if naming != Naming::AsAsked || !image.is_latest() {
         return;
     }
     let what = if image.had_tag() {

@@ -2,7 +2,8 @@
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::build::{BuildRequest, Plan};
+use super::build::BuildRequest;
+use super::plan::Plan;
 use super::{Where, context};
 use crate::cluster::kubeconfig;
 use crate::cluster::registry::{self, LocalRegistry};

@@ -55,6 +55,58 @@ impl Kube {
         self.up();
     }
 
+    /// Deletes the worker and makes another in its place, as `docker run` had made the first.
+    pub fn replace_worker(&self) {
+        assert!(self.own && self.provider == "docker", "it is not ours");
+        let worker = self.nodes().remove(1);
+        let inspected = run::run(lab::program("docker").args(["inspect", &worker])).expect(0);
+        let node = &inspected.json()[0];
+        let (config, host) = (&node["Config"], &node["HostConfig"]);
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let mut args: Vec<String> = [
+            "run",
+            "--detach",
+            "--init",
+            "--privileged",
+            "--cgroupns=private",
+            "--tmpfs=/tmp",
+            "--tmpfs=/run",
+            "--volume=/var",
+            "--publish=127.0.0.1::6443",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        args.push(format!("--name={worker}"));
+        args.push(format!("--hostname={worker}"));
+        args.push(format!("--cgroup-parent={}", text(&host["CgroupParent"])));
+        let binds = host["Binds"].as_array().into_iter().flatten();
+        // The volume of /var goes with its node.
+        let binds = binds.map(text).filter(|bind| bind.contains(':'));
+        args.extend(binds.map(|bind| format!("--volume={bind}")));
+        let labels = config["Labels"].as_object().expect("labels");
+        args.extend(
+            labels
+                .iter()
+                .map(|(name, value)| format!("--label={name}={}", text(value))),
+        );
+        args.push(text(&config["Image"]));
+        lab::docker(&["rm", "--force", "--volumes", &worker]);
+        run::run(lab::program("docker").args(&args)).expect(0);
+        // Tells the nodes of each other's addresses; all nodes are there, so none is made.
+        self.up();
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let address = lab::docker(&["inspect", "--format", format, &worker]);
+        let route = [
+            "ip",
+            "route",
+            "replace",
+            "10.244.1.0/24",
+            "via",
+            address.trim(),
+        ];
+        self.exec(&self.nodes()[0], &route).expect(0);
+    }
+
     fn tool(&self, verb: &str) -> Command {
         let mut tool = lab::lab_tool();
         tool.args(["cluster", verb, &self.name, "--provider", self.provider]);

@@ -22,6 +22,7 @@ mod registry;
 mod run;
 mod work;
 
+mod first_minutes;
 mod podman;
 mod push;
 mod readme;
@@ -30,3 +31,4 @@ mod skaffold_dev;
 mod skaffold_end;
 mod tilt;
 mod tilt_extension;
+mod tilt_watch;

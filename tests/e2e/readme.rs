@@ -41,7 +41,7 @@ fn stranger(page: &str) -> Work {
 }
 
 /// The cluster's kubeconfig with the namespace in it, so that nothing must be added to commands.
-fn kubeconfig(work: &Work, space: &Namespace) -> std::path::PathBuf {
+pub fn kubeconfig(work: &Work, space: &Namespace) -> std::path::PathBuf {
     let config = std::fs::read_to_string(space.kube.kubeconfig()).unwrap();
     let user = format!("user: {}}}", space.kube.context());
     assert!(config.contains(&user), "{config}");

@@ -4,7 +4,6 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
@@ -17,8 +16,6 @@ use crate::run::{self, Run};
 pub struct Work {
     folder: TempDir,
     home: TempDir,
-    /// Tilt's examples are built under their own names, with no tag: one test at a time.
-    _alone: Option<MutexGuard<'static, ()>>,
     /// A tag that no other test uses: the examples all build the same names.
     pub tag: String,
 }
@@ -26,11 +23,7 @@ pub struct Work {
 impl Work {
     /// Copies `examples/NAME` and runs its prepare.sh with the lab's busybox.
     pub fn example(name: &str) -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let mut work = Self::empty();
-        if name.starts_with("tilt") {
-            work._alone = Some(ALONE.lock().unwrap_or_else(PoisonError::into_inner));
-        }
+        let work = Self::empty();
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
         // Next to each other, as one refers to the other.
         for entry in std::fs::read_dir(&examples).unwrap() {
@@ -48,7 +41,6 @@ impl Work {
         let work = Self {
             folder: TempDir::with_prefix("kindlift-e2e-").unwrap(),
             home: TempDir::with_prefix("kindlift-home-").unwrap(),
-            _alone: None,
             tag: lab::unique("t"),
         };
         std::fs::create_dir(work.path("")).unwrap();

@@ -268,6 +268,21 @@ fn latest_is_warned_about_by_each_command() {
     lab::proven(&lab::dev(), &[app.on_node("latest")]);
 }
 
+/// Outside a git folder Skaffold's own tagger says latest; what it deploys has another tag.
+#[test]
+fn latest_is_no_matter_where_another_name_is_deployed() {
+    let app = App::new("latest");
+    let mut skaffold = app.skaffold("latest");
+    skaffold.env("KIND_CLUSTER_NAME", "dev");
+    run::run(&mut skaffold).expect(0).never_says("the tag is");
+    let mut tilt = lab::kindlift();
+    tilt.current_dir(app.folder())
+        .args(["build", "--cluster", "dev"])
+        .env("EXPECTED_REF", app.tag("latest"));
+    run::run(&mut tilt).expect(0).never_says("the tag is");
+    lab::proven(&lab::dev(), &[app.on_node("latest")]);
+}
+
 #[test]
 fn a_stale_localhost_name_is_told() {
     let app = App::new("shadow");

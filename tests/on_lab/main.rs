@@ -14,6 +14,7 @@ mod run;
 #[path = "../support/texts.rs"]
 mod texts;
 
+mod at_once;
 mod builder;
 mod by_hand;
 mod choose;

@@ -458,39 +458,6 @@ fn an_image_that_is_listed_but_not_whole() {
 }
 
 #[test]
-fn two_runs_at_once_agree_on_every_node() {
-    let (one, other) = (App::new("race"), App::new("race"));
-    // The same name for different content.
-    let name = format!("{}:dev", one.name);
-    let build = |app: &App| {
-        let mut kindlift = lab::kindlift();
-        kindlift
-            .current_dir(app.folder())
-            .args(["build", "--tag", &name, "--cluster", "dev"]);
-        run::start(&mut kindlift)
-    };
-    // The engine itself refuses the second of two builds that both make a name anew.
-    build(&one).finish().expect(0);
-    for _ in 0..2 {
-        one.random("app.bin", 1_000);
-        other.random("app.bin", 1_000);
-        let runs = [build(&one), build(&other)];
-        let runs = runs.map(run::Running::finish);
-        let done = runs.iter().filter(|run| run.code == 0).count();
-        assert!(done > 0, "{}\n{}", runs[0], runs[1]);
-        // Also where the engine drops an image because the other build has taken its only name,
-        // a run succeeds. The engine's own builds may trip over one another (seen: "parent
-        // snapshot … does not exist"); that is told as a failed build and as nothing else.
-        for run in runs {
-            if run.code != 0 {
-                run.expect(3).says("the build failed");
-            }
-        }
-        lab::proven(&lab::dev(), &[one.on_node("dev")]);
-    }
-}
-
-#[test]
 fn what_makes_no_sense_reaches_no_node() {
     let cluster = Cluster::new("sense", 0, &[]);
     let before = Before::of(&cluster);
