@@ -14,12 +14,57 @@ use crate::job::Job;
 use crate::process;
 use crate::report::Event;
 
+/// Words that an engine may say, and whether it has. On a user's own terminal nobody listens.
+pub struct Sign {
+    words: &'static str,
+    said: Cell<bool>,
+}
+
+impl Sign {
+    /// Listens for words on one line.
+    pub const fn new(words: &'static str) -> Self {
+        Self {
+            words,
+            said: Cell::new(false),
+        }
+    }
+
+    /// Tells whether they were said.
+    pub fn was_said(&self) -> bool {
+        self.said.get()
+    }
+
+    /// Listens to a piece of output; `before` keeps what may be the words' beginning.
+    fn listen(&self, before: &mut Vec<u8>, piece: &[u8]) {
+        before.extend_from_slice(piece);
+        let words = self.words.as_bytes();
+        if before.windows(words.len()).any(|window| window == words) {
+            self.said.set(true);
+        }
+        before.drain(..before.len().saturating_sub(words.len()));
+    }
+}
+
 /// Runs a command whose output the user wants to see, on stderr. `what` is `build`, `push`, …
 ///
 /// # Errors
 /// An error of the given kind, or interrupted; the command has ended then.
 pub async fn run_visible(command: Command, job: &Job, kind: ErrorKind, what: &str) -> Result<()> {
-    visible(command, None, job, kind, what).await
+    visible(command, None, None, job, kind, what).await
+}
+
+/// The same, listening for a sign.
+///
+/// # Errors
+/// As [`run_visible`].
+pub async fn run_visible_for(
+    sign: &Sign,
+    command: Command,
+    job: &Job,
+    kind: ErrorKind,
+    what: &str,
+) -> Result<()> {
+    visible(command, None, Some(sign), job, kind, what).await
 }
 
 /// The same for a command whose stdout is what it makes, and goes to a file.
@@ -33,12 +78,13 @@ pub async fn run_visible_into(
     kind: ErrorKind,
     what: &str,
 ) -> Result<()> {
-    visible(command, Some(file), job, kind, what).await
+    visible(command, Some(file), None, job, kind, what).await
 }
 
 async fn visible(
     mut command: Command,
     file: Option<&File>,
+    sign: Option<&Sign>,
     job: &Job,
     kind: ErrorKind,
     what: &str,
@@ -62,8 +108,8 @@ async fn visible(
     let heard = Cell::new(Instant::now());
     let ended = async {
         let (_, _, status) = tokio::join!(
-            pass(stdout, job, &heard),
-            pass(stderr, job, &heard),
+            pass(stdout, sign, job, &heard),
+            pass(stderr, sign, job, &heard),
             child.wait()
         );
         status
@@ -109,14 +155,23 @@ fn stalled(kind: ErrorKind, shown: &str, what: &str, silence: Duration) -> Error
     .hint("give it longer with --silence-timeout")
 }
 
-async fn pass(stream: Option<impl AsyncRead + Unpin>, job: &Job, heard: &Cell<Instant>) {
+async fn pass(
+    stream: Option<impl AsyncRead + Unpin>,
+    sign: Option<&Sign>,
+    job: &Job,
+    heard: &Cell<Instant>,
+) {
     let Some(mut stream) = stream else { return };
     let mut chunk = vec![0; 8192];
+    let mut before = Vec::new();
     while let Ok(n) = stream.read(&mut chunk).await {
         if n == 0 {
             return;
         }
         heard.set(Instant::now());
+        if let Some(sign) = sign {
+            sign.listen(&mut before, &chunk[..n]);
+        }
         job.report.event(&Event::Build(&chunk[..n]));
     }
 }
@@ -156,5 +211,28 @@ pub async fn spool(mut command: Command, file: &File, job: &Job) -> Result<()> {
             Err(process::failure(ErrorKind::Image, &shown, status, &said))
         }
         () = silent => Err(stalled(ErrorKind::Image, &shown, "save", job.silence)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_heard_however_they_are_cut() {
+        let text = b"#9 ERROR: parent snapshot sha256:09 does not exist: not found\n";
+        for size in 1..text.len() {
+            let sign = Sign::new("parent snapshot sha256:");
+            let mut before = Vec::new();
+            for piece in text.chunks(size) {
+                sign.listen(&mut before, piece);
+            }
+            assert!(sign.was_said(), "in pieces of {size}");
+        }
+        // stdout and stderr are two.
+        let sign = Sign::new("parent snapshot");
+        sign.listen(&mut Vec::new(), b"parent ");
+        sign.listen(&mut Vec::new(), b"snapshot");
+        assert!(!sign.was_said());
     }
 }

@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-use super::command::{run_visible, spool};
+use super::command::{Sign, run_visible, run_visible_for, spool};
 use super::context::{self, Endpoint};
 use super::dial;
 use super::{BuildSpec, EngineId, ImageRecord, hold};
@@ -31,9 +31,12 @@ use crate::job::Job;
 use crate::process::{self, Orphan};
 use crate::push::{self, REPOSITORY, TAG, Target};
 use crate::reference::Reference;
+use crate::report::Event;
 
 /// How long Docker may take to answer about an image.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a build begins anew because the engine lost a layer.
+const COLLECTED: usize = 2;
 /// The first API version whose export takes a platform (Engine 28.0).
 const EXPORT_PLATFORM: (usize, usize) = (1, 48);
 /// The first API version whose push takes a platform (Engine 27.2).
@@ -134,10 +137,33 @@ impl Docker {
 
     /// Builds an image into the engine's store, or pushes it where the spec says so.
     ///
+    /// Once more, if Docker's containerd store lost a layer to its own collection while it named
+    /// the image: that begins whenever anybody removes an image, and the layers of the former one
+    /// are held by nothing for a moment. All steps of the build are cached by then.
+    ///
     /// # Errors
     /// Build error.
     pub async fn build(&self, spec: &BuildSpec, job: &Job) -> Result<()> {
-        let mut command = if self.has_buildx().await? {
+        let buildx = self.has_buildx().await?;
+        for _ in 0..COLLECTED {
+            let lost = Sign::new("parent snapshot sha256:");
+            let command = self.build_command(spec, buildx)?;
+            match run_visible_for(&lost, command, job, ErrorKind::Build, "build").await {
+                Err(_) if lost.was_said() && !job.cancel.is_cancelled() => {
+                    job.report.event(&Event::Warning {
+                        message: "the engine lost a layer to its own collection: building again",
+                        hint: None,
+                    });
+                }
+                other => return other,
+            }
+        }
+        let command = self.build_command(spec, buildx)?;
+        run_visible(command, job, ErrorKind::Build, "build").await
+    }
+
+    fn build_command(&self, spec: &BuildSpec, buildx: bool) -> Result<Command> {
+        let mut command = if buildx {
             let mut command = self.command(&["buildx", "build"], Orphan::Terminate);
             // An attestation's time would change the image ID, and with it the tag that
             // Skaffold and Tilt deploy, at every build.
@@ -162,7 +188,7 @@ impl Docker {
             command.args(["--tag", also]);
         }
         super::build_arguments(&mut command, spec);
-        run_visible(command, job, ErrorKind::Build, "build").await
+        Ok(command)
     }
 
     /// Pushes an image to its registry.

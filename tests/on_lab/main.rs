@@ -22,6 +22,7 @@ mod conditions;
 mod contexts;
 mod doctor;
 mod documented;
+mod engine_faults;
 mod every_source;
 mod export;
 mod from_node;
