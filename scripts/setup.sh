@@ -33,6 +33,7 @@ for purpose in "${@:-build}"; do
       need fish fish
       need mandoc mandoc
       need script bsdutils
+      need tmux tmux
       ;;
     *)
       echo "setup: no such purpose: $purpose (known: build test)" >&2
