@@ -8,6 +8,7 @@ mod command;
 pub mod context;
 mod dial;
 pub mod docker;
+mod outlet;
 mod podman;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use std::time::SystemTime;
 
 pub use builder::Builder;
 pub use docker::Docker;
+pub use outlet::Sent;
 pub use podman::Podman;
 
 use tokio::process::Command;
