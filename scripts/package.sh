@@ -32,8 +32,8 @@ rm -rf "$dist" "$assets"
 mkdir -p "$dist" "$assets"
 
 say "the crate"
-# Also a proof that it builds from what is in it.
-cargo package --locked
+# Also a proof that it builds from what is in it, with the dependencies that are built.
+CARGO_TARGET_DIR=$PWD/target cargo package --locked
 cp "target/package/kindlift-$version.crate" "$dist"
 
 for target in "${targets[@]}"; do
@@ -43,9 +43,7 @@ done
 
 say "completions and man pages"
 # They are the same for all machines: by the program that the crate was proven with.
-kindlift=target/package/kindlift-$version/target/debug/kindlift
-[[ -x $kindlift ]] || kindlift=target/debug/kindlift
-[[ -x $kindlift ]] || cargo build --locked
+kindlift=target/debug/kindlift
 "$kindlift" man "$assets/man" >/dev/null
 "$kindlift" completions bash >"$assets/kindlift.bash"
 "$kindlift" completions zsh >"$assets/_kindlift"

@@ -102,6 +102,7 @@ impl Project {
             ".kindlift-ref\nhome\n*.tar\nbuild\nlayout\n",
         );
         write(".gitignore", ".kindlift-ref\n");
+        write("build/.keep", "");
         write("home/.local/share/bash-completion/completions/.keep", "");
         // Nothing is told to anybody, and nothing is asked.
         write(
@@ -136,6 +137,9 @@ impl Project {
                 "kind load image-archive image.tar --name {}",
                 self.cluster.name
             ),
+            // Skaffold's tags are made of commits; without one, they are `latest`.
+            "git init --quiet && git add Dockerfile && \
+             git -c user.name=lab -c user.email=lab@localhost commit --quiet -m app",
             "docker buildx create --name far --driver remote \"$KINDLIFT_LAB_BUILDKIT\"",
         ] {
             self.shell(line).expect(0);
