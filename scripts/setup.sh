@@ -34,6 +34,7 @@ for purpose in "${@:-build}"; do
       need fish fish
       need mandoc mandoc
       need script bsdutils
+      need tmux tmux
       ;;
     package)
       # C compilers for static programs, and who runs a foreign one.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::report::{Event, Report};
+use crate::report::{Doing, Event, Report};
 
 /// How long nothing may move before a step is given up, unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -36,6 +36,11 @@ impl Job {
     /// Tells a step, for people who ask for details.
     pub fn step(&self, text: impl FnOnce() -> String) {
         self.report.event(&Event::Step(&text()));
+    }
+
+    /// Tells what a node does from now on.
+    pub fn node(&self, name: &str, doing: Doing) {
+        self.report.event(&Event::Node { name, doing });
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{join_all, try_join_all};
@@ -23,7 +23,7 @@ use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
 use crate::node::stage::{self, Staged};
 use crate::reference::Reference;
-use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
+use crate::report::{Clock, Doing, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
 
 /// Opens a session with every node, all at once.
@@ -119,6 +119,20 @@ struct Part {
     sent: Arc<AtomicU64>,
 }
 
+impl Part {
+    /// Tells what the node does from now on.
+    fn does(&self, job: &Job, doing: Doing) {
+        job.node(&self.session.node().name, doing);
+    }
+}
+
+/// Tells to which nodes an image is on its way.
+pub(crate) fn bound(job: &Job, sessions: &[Arc<Session>]) {
+    let names = sessions.iter().map(|session| session.node().name.as_str());
+    let names: Vec<&str> = names.collect();
+    job.report.event(&Event::Bound(&names));
+}
+
 /// Loads an image into every node, or into none.
 ///
 /// # Errors
@@ -134,6 +148,7 @@ pub async fn load(
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
+    bound(job, sessions);
     let (parts, begun) = begin(sessions, &*load.source).await;
     let done = match begun {
         Ok(()) => transaction(job, cluster, &parts, load, clock).await,
@@ -141,6 +156,7 @@ pub async fn load(
     };
     let held = parts.iter().map(|part| (&*part.session, &part.lease));
     let_go(job, held, done.is_err()).await;
+    job.report.event(&Event::Settled);
     done
 }
 
@@ -246,12 +262,11 @@ async fn transaction(
         .map(|part| name::look(&part.session, &part.lease, &claim));
     let formers = job.cancel.unless(try_join_all(looks)).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
-    let given = join_all(
-        parts
-            .iter()
-            .zip(&formers)
-            .map(|(part, formers)| name::give(&part.session, &claim, formers)),
-    )
+    let given = join_all(parts.iter().zip(&formers).map(|(part, formers)| async {
+        name::give(&part.session, &claim, formers).await?;
+        part.does(job, Doing::Named);
+        Ok::<_, Error>(())
+    }))
     .await;
     clock.end("name", began);
     job.step(|| "named on every node".to_owned());
@@ -259,7 +274,11 @@ async fn transaction(
     let began = Instant::now();
     let proven = match given.into_iter().find_map(Result::err) {
         Some(e) => Err(e),
-        None => job.cancel.unless(prove_all(parts, waiting, &claim)).await,
+        None => {
+            job.cancel
+                .unless(prove_all(job, parts, waiting, &claim))
+                .await
+        }
     };
     clock.end("verify", began);
     match proven {
@@ -297,17 +316,30 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
     }))
     .await?;
     enough_space(parts, load, &inventories).await?;
-    try_join_all(parts.iter().zip(&inventories).map(|(part, inventory)| {
-        stage::stage(
-            &part.session,
-            &part.lease,
-            &load.image,
-            inventory,
-            &load.source,
-            &part.sent,
-        )
-    }))
-    .await
+    let staged = parts
+        .iter()
+        .zip(&inventories)
+        .map(|(part, inventory)| async {
+            let missing = inventory.missing(&load.image);
+            let rest: u64 = missing.iter().map(|layer| layer.size).sum();
+            let doing = Doing::Staging {
+                sent: Arc::clone(&part.sent),
+                of: Some(part.sent.load(Ordering::Relaxed) + rest),
+            };
+            part.does(job, doing);
+            let staged = stage::stage(
+                &part.session,
+                &part.lease,
+                &load.image,
+                inventory,
+                &load.source,
+                &part.sent,
+            )
+            .await?;
+            part.does(job, Doing::Staged);
+            Ok(staged)
+        });
+    try_join_all(staged).await
 }
 
 /// Refuses a load for which a disk is too small. The nodes of one host often share a disk: what
@@ -353,12 +385,14 @@ pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
 }
 
 async fn prove_all(
+    job: &Job,
     parts: &[Part],
     waiting: Vec<Waiting>,
     claim: &Claim<'_>,
 ) -> Result<Vec<(Shown, f64)>> {
     try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
         let shown = crictl::prove(&part.session, waiting, claim).await?;
+        part.does(job, Doing::Proven);
         Ok((shown, part.began.elapsed().as_secs_f64()))
     }))
     .await

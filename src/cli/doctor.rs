@@ -1,12 +1,8 @@
 //! `kindlift doctor`.
 
-use std::io::IsTerminal;
-
 use clap::Args;
-use kindlift::env::Env;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::job::Job;
-use kindlift::report::Screen;
 use kindlift::run::doctor::{self, Diagnosis, DoctorRequest};
 
 use super::{EngineArg, Place};
@@ -42,50 +38,5 @@ impl Doctor {
             place: self.place.resolve(),
         };
         doctor::doctor(job, &request).await
-    }
-}
-
-/// Finds out what stdout can show.
-pub fn screen() -> Screen {
-    let env = Env::new(std::env::vars_os());
-    let terminal = std::io::stdout().is_terminal();
-    Screen {
-        width: terminal
-            .then(|| terminal_size::terminal_size_of(std::io::stdout()))
-            .flatten()
-            .map(|(width, _)| width.0.into()),
-        unicode: is_unicode(&env),
-        colour: terminal && !env.has("NO_COLOR") && env.get("TERM") != Some("dumb"),
-    }
-}
-
-/// The first of the three that is set counts, as for the C library.
-fn is_unicode(env: &Env) -> bool {
-    ["LC_ALL", "LC_CTYPE", "LANG"]
-        .into_iter()
-        .find_map(|name| env.get(name))
-        .is_some_and(|locale| {
-            let locale = locale.to_uppercase();
-            locale.contains("UTF-8") || locale.contains("UTF8")
-        })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_locale_decides() {
-        assert!(is_unicode(&Env::new([("LANG", "en_GB.UTF-8")])));
-        assert!(is_unicode(&Env::new([("LC_CTYPE", "C.utf8")])));
-        assert!(!is_unicode(&Env::new([
-            ("LANG", "en_GB.UTF-8"),
-            ("LC_ALL", "C")
-        ])));
-        assert!(is_unicode(&Env::new([
-            ("LANG", "en_GB.UTF-8"),
-            ("LC_ALL", "")
-        ])));
-        assert!(!is_unicode(&Env::default()));
     }
 }

@@ -9,19 +9,20 @@ mod init;
 mod lint;
 mod prune;
 mod shell;
+mod terminal;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kindlift::config::Config;
 use kindlift::engine::EngineKind;
 use kindlift::error::{Error, ErrorKind};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
-use kindlift::report::{self, Outcome, Report, Text, Verbosity};
+use kindlift::report::{self, Event, Outcome, Report, Text, Verbosity};
 use kindlift::run::doctor::Diagnosis;
 use kindlift::run::init::Initiated;
 use kindlift::run::{self as library, Exported, Pruning, Where};
@@ -89,7 +90,7 @@ impl Answer {
         match self {
             Self::Linted(lint) => report::linting(lint, verbosity),
             Self::Found(found) => {
-                report::diagnosis(found, doctor::screen(), verbosity == Verbosity::Quiet);
+                report::diagnosis(found, terminal::stdout(), verbosity == Verbosity::Quiet);
             }
             // Telling it is all that was asked for, even quietly.
             Self::Settings(config) => report::settings(config),
@@ -123,6 +124,10 @@ struct Global {
     /// Tell errors only, and what the build says
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Colour what is told; auto asks NO_COLOR, CLICOLOR_FORCE and whether it is a terminal
+    #[arg(long, value_name = "auto|always|never", default_value_t = ColorChoice::Auto,
+          hide_possible_values = true, global = true)]
+    color: ColorChoice,
     /// Tell when each phase was and what went to each node
     #[arg(long, global = true)]
     timings: bool,
@@ -216,9 +221,11 @@ pub fn run() -> ExitCode {
     let (matches, cli) = match parsed {
         Ok(parsed) => parsed,
         Err(e) => {
+            let color = early("color").and_then(|when| ColorChoice::from_str(&when, false).ok());
+            terminal::choose(color.unwrap_or_default());
             // A closed pipe behind `--help | head` is fine.
             let _ = e.print();
-            if e.use_stderr() && wants_json() {
+            if e.use_stderr() && early("output").as_deref() == Some("json") {
                 report::document::<Answer>(Err(&Error::usage(e.kind().to_string())));
             }
             return ExitCode::from(if e.use_stderr() {
@@ -229,6 +236,7 @@ pub fn run() -> ExitCode {
         }
     };
     let start = Instant::now();
+    terminal::choose(cli.global.color);
     let verbosity = verbosity(&cli.global);
     let (output, timings) = (cli.global.output, cli.global.timings);
     log(verbosity);
@@ -251,7 +259,7 @@ pub fn run() -> ExitCode {
             }
         }
         (Err(e), output) => {
-            report::error(e);
+            report::error(e, terminal::colour());
             if output == Output::Json {
                 report::document::<Answer>(Err(e));
             }
@@ -264,13 +272,19 @@ pub fn run() -> ExitCode {
     ExitCode::from(failure.map_or(0, ErrorKind::exit_code))
 }
 
-/// Tells whether a command line that cannot be parsed asks for JSON.
-fn wants_json() -> bool {
-    let args: Vec<_> = std::env::args_os().collect();
-    args.iter().any(|arg| arg == "--output=json")
-        || args
-            .windows(2)
-            .any(|pair| pair[0] == "--output" && pair[1] == "json")
+/// Returns what a command line that cannot be parsed says after a flag.
+fn early(flag: &str) -> Option<String> {
+    let args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let mut args = args.take_while(|arg| arg != "--");
+    let flag = format!("--{flag}");
+    while let Some(arg) = args.next() {
+        match arg.strip_prefix(&flag) {
+            Some("") => return args.next(),
+            Some(value) if value.starts_with('=') => return Some(value[1..].to_owned()),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn execute(resolved: config::Resolved, verbosity: Verbosity) -> anyhow::Result<Answer> {
@@ -282,10 +296,10 @@ fn execute(resolved: config::Resolved, verbosity: Verbosity) -> anyhow::Result<A
         .enable_all()
         .build()
         .context("cannot start")?;
-    let report: Arc<dyn Report> = Arc::new(Text::new(verbosity));
+    let report: Arc<dyn Report> = Arc::new(Text::new(verbosity, terminal::stderr(&env, verbosity)));
     let job = Job {
-        env,
-        report,
+        env: terminal::env(cli.global.color, env),
+        report: Arc::clone(&report),
         cancel: Cancel::default(),
         patience: Duration::from_secs(cli.global.stall_timeout),
         silence: Duration::from_secs(cli.global.silence_timeout),
@@ -293,7 +307,7 @@ fn execute(resolved: config::Resolved, verbosity: Verbosity) -> anyhow::Result<A
     let images = |images| Ok(Answer::Images { images });
     let page = |text| Ok(Answer::Page { text });
     let result = runtime.block_on(async {
-        let _listening = listen(&job.cancel)?;
+        let _listening = listen(&job)?;
         match &cli.command {
             Command::Build(args) => images(args.run(&job).await?),
             Command::Load(args) => images(args.run(&job).await?),
@@ -324,16 +338,18 @@ fn execute(resolved: config::Resolved, verbosity: Verbosity) -> anyhow::Result<A
     });
     // A read that hangs in a worker thread must not keep us.
     runtime.shutdown_background();
+    // What stopped half way has not said so.
+    report.event(&Event::Settled);
     result
 }
 
 /// Turns the first SIGINT or SIGTERM into a wish to stop, and the second into an end.
-fn listen(cancel: &Cancel) -> anyhow::Result<tokio_util::task::AbortOnDropHandle<()>> {
+fn listen(job: &Job) -> anyhow::Result<tokio_util::task::AbortOnDropHandle<()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let deaf = "cannot listen for signals";
     let mut interrupt = signal(SignalKind::interrupt()).context(deaf)?;
     let mut terminate = signal(SignalKind::terminate()).context(deaf)?;
-    let cancel = cancel.clone();
+    let (cancel, report) = (job.cancel.clone(), Arc::clone(&job.report));
     let listening = tokio::spawn(async move {
         let mut stopping = false;
         loop {
@@ -342,6 +358,7 @@ fn listen(cancel: &Cancel) -> anyhow::Result<tokio_util::task::AbortOnDropHandle
                 _ = terminate.recv() => ErrorKind::Terminated,
             };
             if stopping {
+                report.event(&Event::Settled);
                 std::process::exit(kind.exit_code().into());
             }
             stopping = true;

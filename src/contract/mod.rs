@@ -127,17 +127,17 @@ pub fn subject(env: &Env) -> Result<Option<(Reference, Naming)>> {
     ))
 }
 
-/// Tells whether Skaffold or Tilt runs us: then no cluster is guessed.
+/// Tells whether Skaffold or Tilt is at work: then no cluster is guessed.
 pub fn in_loop(env: &Env) -> bool {
-    [
-        "IMAGE",
-        "SKAFFOLD_IMAGE",
-        "SKAFFOLD_KUBE_CONTEXT",
-        "EXPECTED_REF",
-        "TILT_HOST",
-    ]
-    .iter()
-    .any(|name| env.get(name).is_some())
+    is_run_by(env) || env.get("SKAFFOLD_KUBE_CONTEXT").is_some()
+}
+
+/// Tells whether Skaffold or Tilt runs us, and so reads what we print. A kube context is exported by
+/// people too.
+pub fn is_run_by(env: &Env) -> bool {
+    ["IMAGE", "SKAFFOLD_IMAGE", "EXPECTED_REF", "TILT_HOST"]
+        .iter()
+        .any(|name| env.get(name).is_some())
 }
 
 #[cfg(test)]

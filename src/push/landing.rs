@@ -19,6 +19,7 @@ use crate::node::Session;
 use crate::node::content::{Expected, Write};
 use crate::node::inventory;
 use crate::node::lease::{self, Lease};
+use crate::report::Doing;
 use crate::source::{CHUNK, Source};
 
 /// One node.
@@ -150,6 +151,15 @@ impl Landing {
         match self.places.first() {
             Some(place) => crate::node::find::blob(&place.session, digest.as_str(), limit).await,
             None => Ok(None),
+        }
+    }
+
+    /// Tells which nodes take what the engine pushes; how much that is, nobody knows before.
+    pub fn tell(&self, job: &Job) {
+        for place in self.places.iter().filter(|place| place.lacks) {
+            let sent = Arc::clone(&place.sent);
+            let doing = Doing::Staging { sent, of: None };
+            job.node(&place.session.node().name, doing);
         }
     }
 

@@ -6,12 +6,17 @@
 mod diagnosis;
 mod json;
 mod linted;
+mod live;
+mod node;
 mod page;
 mod pruned;
+mod screen;
 mod text;
 mod timeline;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -22,7 +27,7 @@ pub use linted::linting;
 pub use page::{files, page, settings};
 pub use pruned::pruning;
 pub(crate) use text::size;
-pub use text::{Text, Verbosity, error, exported, summary};
+pub use text::{Terminal, Text, Verbosity, error, exported, summary};
 pub use timeline::timings;
 
 use crate::image::{Digest, ImageId, Platform};
@@ -51,6 +56,37 @@ pub enum Event<'a> {
     },
     /// What was done, where there is no [`Outcome`].
     Done(&'a str),
+    /// An image is on its way to these nodes; each waits for now.
+    Bound(&'a [&'a str]),
+    /// What one of them does from now on.
+    Node {
+        /// Its name.
+        name: &'a str,
+        /// What it does.
+        doing: Doing,
+    },
+    /// The image is on the nodes, or is not going to be: nobody does anything any more.
+    Settled,
+}
+
+/// What a node does while an image is on its way to it.
+#[derive(Debug, Clone)]
+pub enum Doing {
+    /// It waits: for the engine, for the image, or for other nodes.
+    Waiting,
+    /// It takes layers and unpacks them.
+    Staging {
+        /// Counts the bytes that went there.
+        sent: Arc<AtomicU64>,
+        /// How many there will be, if that is known.
+        of: Option<u64>,
+    },
+    /// It has all of the image, without a name.
+    Staged,
+    /// The names stand for the image.
+    Named,
+    /// crictl shows the image.
+    Proven,
 }
 
 /// Where events go.
@@ -63,7 +99,8 @@ pub trait Report: Send + Sync {
         false
     }
 
-    /// Tells whether the build may draw on the terminal itself.
+    /// Tells whether the build may draw on the terminal itself. Nothing else does meanwhile: what
+    /// nodes do is told when the build has ended.
     fn owns_terminal(&self) -> bool {
         false
     }

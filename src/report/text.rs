@@ -1,11 +1,15 @@
 //! Short lines on stderr, for people and for Skaffold's and Tilt's logs.
 //!
 //! No carriage return, and no line anywhere near the 64 KiB at which Skaffold deadlocks when it
-//! buffers the output of several builds.
+//! buffers the output of several builds. Colour only repeats what a word says. On a terminal of the
+//! user's own, what the nodes do is drawn below the lines while it goes on.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
+use anstyle::{AnsiColor, Style};
+
+use super::live::Live;
 use super::{Event, NodeResult, Outcome, Report};
 use crate::error::Error;
 use crate::reference::Reference;
@@ -25,21 +29,34 @@ pub enum Verbosity {
     Verbose,
 }
 
+/// What may be done with stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terminal {
+    /// Whether it is a terminal to draw on, for the engine's build too.
+    pub drawn_on: bool,
+    /// Whether what nodes do is drawn there.
+    pub live: bool,
+    /// Whether words get colours.
+    pub colour: bool,
+}
+
 /// Writes to stderr.
 pub struct Text {
     verbosity: Verbosity,
-    terminal: bool,
+    terminal: Terminal,
     /// Where the build's output is.
     build: Mutex<Plain>,
+    live: Live,
 }
 
 impl Text {
     /// Makes a sink.
-    pub fn new(verbosity: Verbosity) -> Self {
+    pub fn new(verbosity: Verbosity, terminal: Terminal) -> Self {
         Self {
             verbosity,
-            terminal: std::io::stderr().is_terminal(),
+            terminal,
             build: Mutex::default(),
+            live: Live::default(),
         }
     }
 }
@@ -50,20 +67,38 @@ impl Report for Text {
             Event::Build(bytes) => {
                 let mut build = self.build.lock().unwrap_or_else(PoisonError::into_inner);
                 let plain = build.text(bytes);
-                let _ = std::io::stderr().lock().write_all(&plain);
+                self.live.above(|| {
+                    let _ = std::io::stderr().lock().write_all(&plain);
+                });
             }
             Event::Warning { message, hint } if self.verbosity >= Verbosity::Normal => {
-                line(&format!("warning: {message}"));
-                if let Some(hint) = hint {
-                    line(&format!("  hint: {hint}"));
-                }
+                let colour = self.terminal.colour;
+                self.live.above(|| {
+                    labelled(Label::Warning, message, colour);
+                    if let Some(hint) = hint {
+                        labelled(Label::Hint, hint, colour);
+                    }
+                });
             }
-            Event::Step(step) if self.verbosity >= Verbosity::Verbose => line(step),
-            Event::Done(done) if self.verbosity >= Verbosity::Normal => line(done),
+            Event::Step(step) if self.verbosity >= Verbosity::Verbose => {
+                self.live.above(|| line(step));
+            }
+            Event::Done(done) if self.verbosity >= Verbosity::Normal => {
+                self.live.above(|| line(done));
+            }
             Event::Delivered { outcome, seconds } if self.verbosity >= Verbosity::Normal => {
-                summary(outcome, *seconds);
+                self.live.above(|| summary(outcome, *seconds));
             }
-            Event::Warning { .. } | Event::Step(_) | Event::Done(_) | Event::Delivered { .. } => {}
+            Event::Bound(_) | Event::Node { .. } | Event::Settled if self.terminal.live => {
+                self.live.event(event);
+            }
+            Event::Warning { .. }
+            | Event::Step(_)
+            | Event::Done(_)
+            | Event::Delivered { .. }
+            | Event::Bound(_)
+            | Event::Node { .. }
+            | Event::Settled => {}
         }
     }
 
@@ -72,7 +107,7 @@ impl Report for Text {
     }
 
     fn owns_terminal(&self) -> bool {
-        self.terminal
+        self.terminal.drawn_on
     }
 }
 
@@ -81,6 +116,39 @@ pub(super) fn line(text: &str) {
     let mut plain = Plain::default().text(text.as_bytes());
     plain.push(b'\n');
     let _ = std::io::stderr().lock().write_all(&plain);
+}
+
+/// The word that a line begins with.
+#[derive(Debug, Clone, Copy)]
+enum Label {
+    Error,
+    Warning,
+    Cause,
+    Hint,
+}
+
+impl Label {
+    /// Returns what stands before the word, the word, and how it looks.
+    fn parts(self) -> (&'static str, &'static str, Style) {
+        let bold = |colour: AnsiColor| colour.on_default().bold();
+        match self {
+            Self::Error => ("", "error:", bold(AnsiColor::Red)),
+            Self::Warning => ("", "warning:", bold(AnsiColor::Yellow)),
+            Self::Cause => ("  ", "caused by:", Style::new().dimmed()),
+            Self::Hint => ("  ", "hint:", bold(AnsiColor::Cyan)),
+        }
+    }
+}
+
+/// Writes a line that begins with a word, which may be coloured; the rest never is.
+fn labelled(label: Label, text: &str, colour: bool) {
+    let (indent, word, style) = label.parts();
+    let style = if colour { style } else { Style::new() };
+    let text = Plain::default().text(text.as_bytes());
+    let mut line = format!("{indent}{style}{word}{style:#} ").into_bytes();
+    line.extend(text);
+    line.push(b'\n');
+    let _ = std::io::stderr().lock().write_all(&line);
 }
 
 /// Turns output into lines that a log can take, piece by piece: none too long, none overwritten,
@@ -217,15 +285,15 @@ pub(crate) fn size(bytes: u64) -> String {
 }
 
 /// Tells an error: what, why, and what to do.
-pub fn error(error: &Error) {
-    line(&format!("error: {error}"));
+pub fn error(error: &Error, colour: bool) {
+    labelled(Label::Error, &error.to_string(), colour);
     for cause in error.causes() {
         for text in cause.lines().filter(|text| !text.trim().is_empty()) {
-            line(&format!("  caused by: {}", text.trim_end()));
+            labelled(Label::Cause, text.trim_end(), colour);
         }
     }
     if let Some(hint) = error.next_step() {
-        line(&format!("  hint: {hint}"));
+        labelled(Label::Hint, hint, colour);
     }
 }
 

@@ -66,6 +66,18 @@ pub(super) async fn deliver(
     delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
+    let delivered = try_each_way(job, engine, to, delivery, clock).await;
+    job.report.event(&Event::Settled);
+    delivered
+}
+
+async fn try_each_way(
+    job: &Job,
+    engine: &Engine,
+    to: &Destination<'_>,
+    delivery: &mut Delivery<'_>,
+    clock: &mut Clock,
+) -> Result<Outcome> {
     let none = Arc::new(NoLayers::default());
     let source = Arc::clone(&none) as Arc<dyn Source>;
     if let Some(load) = on_hand(job, to, delivery, source).await? {
@@ -91,6 +103,7 @@ pub(super) async fn deliver(
         }
     }
     let began = Instant::now();
+    load::bound(job, to.sessions);
     let (image, source) = export(job, engine, delivery).await?;
     clock.end("export", began);
     let load = delivery.load(image, source)?;
@@ -127,10 +140,12 @@ async fn push(
     clock: &mut Clock,
 ) -> Result<Pushed> {
     let began = Instant::now();
+    load::bound(job, to.sessions);
     let (landing, begun) = Landing::begin(to.sessions, &delivery.record).await;
     let landing = Arc::new(landing);
     let done = async {
         begun?;
+        landing.tell(job);
         let (image, landed) = match receive(job, engine, &landing, &delivery.record).await? {
             Ok(received) => received,
             Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),

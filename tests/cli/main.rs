@@ -1,6 +1,7 @@
 //! kindlift's command line where there is no engine: what it says, on which stream, and its exit
 //! code, all three at once.
 
+mod colour;
 mod config;
 mod doctor;
 mod documented;

@@ -40,6 +40,7 @@ mod push;
 mod signals;
 mod skaffold;
 mod sources;
+mod terminal;
 mod tilt;
 mod trouble;
 mod versions;
