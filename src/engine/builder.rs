@@ -9,14 +9,13 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::BuildSpec;
-use super::command::{run_visible, run_visible_into};
+use super::command::run_visible;
+use super::outlet::{Outlet, Sent};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Digest, Image, Platform};
+use crate::image::{Blobs, Digest, Image, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
-use crate::source::Source;
-use crate::source::spool::unlinked_file;
 
 /// How long buildx may take to look a builder up; it asks the builder, which may be far away.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -65,8 +64,8 @@ impl Builder {
         format!("builder {} ({})", self.name, self.driver)
     }
 
-    /// Builds for the spec's one platform, and reads the image out of what the builder sends, in
-    /// a file without a name.
+    /// Builds for the spec's one platform, and reads the image out of what the builder sends: all
+    /// but the blobs that are held where it is going.
     ///
     /// # Errors
     /// Build error; image error, if what was sent does not agree with itself.
@@ -74,19 +73,19 @@ impl Builder {
         &self,
         spec: &BuildSpec,
         platform: &Platform,
+        held: Blobs,
         job: &Job,
-    ) -> Result<(Arc<Image>, Arc<dyn Source>)> {
-        let file = unlinked_file(&job.env)?;
+    ) -> Result<(Arc<Image>, Arc<Sent>)> {
+        let outlet = Outlet::make(&job.env, held)?;
         let mut command = self.command(spec);
-        command.args(["--output", "type=oci,dest=-"]);
+        command.args(["--output", &outlet.output()]);
         super::build_arguments(&mut command, spec);
-        run_visible_into(command, &file, job, ErrorKind::Build, "build").await?;
-        let read = super::read(file, platform.clone());
-        let (image, blobs) = job.cancel.unless(read).await.map_err(|e| {
+        run_visible(command, job, ErrorKind::Build, "build").await?;
+        let (image, sent) = outlet.read(platform).map_err(|e| {
             let who = self.describe();
             e.within(format!("what {who} built as {} is refused", spec.name))
         })?;
-        Ok((Arc::new(image), Arc::new(blobs)))
+        Ok((Arc::new(image), Arc::new(sent)))
     }
 
     /// Builds and pushes; returns the digest that the registry has it under.

@@ -1,4 +1,4 @@
-//! Running an engine's command line: output that the user wants to see, and output that goes to
+//! Running an engine's command line: output that the user wants to see, and a save that goes to
 //! a file.
 
 use std::cell::Cell;
@@ -18,27 +18,8 @@ use crate::report::Event;
 ///
 /// # Errors
 /// An error of the given kind, or interrupted; the command has ended then.
-pub async fn run_visible(command: Command, job: &Job, kind: ErrorKind, what: &str) -> Result<()> {
-    visible(command, None, job, kind, what).await
-}
-
-/// The same for a command whose stdout is what it makes, and goes to a file.
-///
-/// # Errors
-/// As [`run_visible`].
-pub async fn run_visible_into(
-    command: Command,
-    file: &File,
-    job: &Job,
-    kind: ErrorKind,
-    what: &str,
-) -> Result<()> {
-    visible(command, Some(file), job, kind, what).await
-}
-
-async fn visible(
+pub async fn run_visible(
     mut command: Command,
-    file: Option<&File>,
     job: &Job,
     kind: ErrorKind,
     what: &str,
@@ -49,12 +30,6 @@ async fn visible(
         command
             .stdout(Stdio::from(std::io::stderr()))
             .stderr(Stdio::inherit());
-    }
-    if let Some(file) = file {
-        let file = file
-            .try_clone()
-            .map_err(|e| Error::new(kind, format!("cannot spool `{shown}`")).because(e))?;
-        command.stdout(Stdio::from(file));
     }
     let mut child = process::spawn(&mut command)?;
     let stdout = child.stdout.take();

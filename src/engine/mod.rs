@@ -9,6 +9,7 @@ pub mod context;
 mod dial;
 pub mod docker;
 mod hold;
+mod outlet;
 mod podman;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 pub use builder::Builder;
 pub use docker::Docker;
 pub use hold::Hold;
+pub use outlet::Sent;
 pub use podman::Podman;
 
 use tokio::process::Command;

@@ -14,6 +14,7 @@ mod validate;
 
 pub(crate) use validate::wrong_diff_id;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -55,6 +56,9 @@ fn tame(text: &str) -> String {
 /// The sha256 digest of a blob as it is stored, `sha256:` and 64 hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(String);
+
+/// Blobs by digest, with their sizes in bytes.
+pub type Blobs = HashMap<Digest, u64>;
 
 /// The digest of an uncompressed layer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ use futures_util::future::try_join_all;
 use super::content::{self, has_blob};
 use super::lease::Lease;
 use super::session::{Failure, Session};
-use super::snapshot::{self, Blobs};
-use crate::image::{ChainId, Digest, Image, Layer};
+use super::snapshot;
+use crate::image::{Blobs, ChainId, Digest, Image, Layer};
 
 /// What one node has of an image, all of it held by a lease.
 #[derive(Debug)]

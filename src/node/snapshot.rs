@@ -10,27 +10,27 @@ use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
-    CommitSnapshotRequest, Info, Kind, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest, UpdateSnapshotRequest,
+    CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, PrepareSnapshotRequest,
+    RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest,
 };
+use containerd_client::tonic::Response;
 use containerd_client::types::{Descriptor, Mount};
 
 use super::lease::Lease;
 use super::session::{Failure, Session};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{AGAIN, ChainId, Digest, Image, Layer, refused, wrong_diff_id};
+use crate::image::{AGAIN, Blobs, ChainId, Image, Layer, refused, wrong_diff_id};
 
 /// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
 /// nothing of how far it is, and may take that long while the node is alive.
 const SLOWEST: u64 = 1 << 20;
+/// The largest answer that is read, in bytes: containerd's own limit.
+const MAX_MESSAGE: usize = 16 << 20;
 /// Label of a snapshot; a blob's hex digits follow, and its value is the blob's size in bytes.
 const BLOB: &str = "io.kindlift.blob.";
 
-/// Blobs that one and the same layer is known as (compressed, uncompressed), with their sizes in
-/// bytes.
-pub type Blobs = HashMap<Digest, u64>;
-
-/// Looks a committed snapshot up; returns the blobs that it is labelled with.
+/// Looks a committed snapshot up; returns the blobs that it is labelled with: those that its layer is
+/// known as, compressed and uncompressed.
 ///
 /// # Errors
 /// The call's failure.
@@ -54,6 +54,30 @@ pub async fn find(session: &Session, chain: &ChainId) -> Result<Option<Blobs>, F
         Err(failure) if failure.not_found() => Ok(None),
         Err(failure) => Err(failure),
     }
+}
+
+/// Returns the blobs of all layers that are unpacked on a node.
+///
+/// # Errors
+/// The call's failure.
+pub async fn blobs_of_all(session: &Session) -> Result<Blobs, Failure> {
+    let request = session.request(
+        ListSnapshotsRequest {
+            snapshotter: session.facts().snapshotter.clone(),
+            filters: vec!["kind==committed".to_owned()],
+        },
+        None,
+    );
+    let mut client = SnapshotsClient::new(session.channel()).max_decoding_message_size(MAX_MESSAGE);
+    let listing = async {
+        let mut found = Blobs::new();
+        let mut stream = client.list(request).await?.into_inner();
+        while let Some(part) = stream.message().await? {
+            found.extend(part.info.iter().flat_map(|info| blobs(&info.labels)));
+        }
+        Ok(Response::new(found))
+    };
+    session.call("listing the layers", listing).await
 }
 
 fn blobs(labels: &HashMap<String, String>) -> Blobs {
@@ -246,6 +270,7 @@ fn deadline(bytes: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Digest;
 
     #[test]
     fn labels_keep_what_a_layer_comes_from() {

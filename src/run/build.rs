@@ -4,19 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::builder::by_builder;
 use super::deliver::{Delivery, Destination, deliver};
 use super::plan::{Plan, plan};
 use super::prune::{PruneRequest, prune_nodes};
 use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::{Cluster, Node};
-use crate::contract::skaffold::Platforms;
 use crate::contract::{Contract, tilt};
-use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, ImageRecord};
+use crate::engine::{BuildSpec, Builder, Engine, EngineKind, Hold, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
-use crate::load::{self, Load};
+use crate::load;
 use crate::node::Session;
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
@@ -123,7 +123,7 @@ async fn builder(job: &Job, plan: &Plan) -> Result<Option<Builder>> {
     Ok((!builder.is_engine()).then_some(builder))
 }
 
-type Built = (Vec<Arc<Session>>, Outcome);
+pub(super) type Built = (Vec<Arc<Session>>, Outcome);
 
 /// Builds with an engine, and loads out of it.
 async fn by_engine(
@@ -152,7 +152,7 @@ async fn held(
     (cluster, nodes): (&Cluster, &[Node]),
     clock: &mut Clock,
 ) -> Result<Built> {
-    let build = async |spec: &BuildSpec, _: &Platform| {
+    let build = async |spec: &BuildSpec| {
         let mut spec = spec.clone();
         if plan.name_counts() {
             spec.also = Some(hold.name());
@@ -167,7 +167,7 @@ async fn held(
         built
     };
     let place = (nodes, &request.place);
-    let (sessions, ()) = build_and_open(job, plan, place, engine.native(), clock, build).await?;
+    let sessions = build_and_open(job, plan, place, engine.native(), clock, build).await?;
     let record = built(job, engine, plan, hold).await?;
     allow(&sessions, &record.platform, &request.place)?;
     let mut delivery = Delivery {
@@ -197,37 +197,6 @@ async fn held(
     Ok((sessions, outcome))
 }
 
-/// Builds with a builder that is no engine, and loads what it sends: no engine gets the image.
-async fn by_builder(
-    job: &Job,
-    builder: &Builder,
-    plan: &Plan,
-    request: &BuildRequest,
-    (cluster, nodes): (&Cluster, &[Node]),
-    clock: &mut Clock,
-) -> Result<Built> {
-    job.step(|| format!("building with {}", builder.describe()));
-    let build =
-        async |spec: &BuildSpec, platform: &Platform| builder.build(spec, platform, job).await;
-    let place = (nodes, &request.place);
-    let (sessions, (image, source)) = build_and_open(job, plan, place, None, clock, build).await?;
-    let found = SystemTime::now();
-    allow(&sessions, &image.platform, &request.place)?;
-    // No engine has it: the names that are made of an engine's ID are not asked for here.
-    let id = EngineId(image.manifest.digest.clone());
-    let names = plan.naming.names(&plan.image, &id, &image.id())?;
-    let title = names.first().unwrap_or(&plan.image).familiar();
-    let load = Load {
-        title,
-        image,
-        source,
-        names,
-        found,
-    };
-    let outcome = load::load(job, cluster, &sessions, &load, clock).await?;
-    Ok((sessions, outcome))
-}
-
 /// Removes earlier images of the same name. The new one is there: what fails here is no failure of
 /// the build.
 async fn tidy(job: &Job, keep: usize, image: &Reference, to: &Destination<'_>) {
@@ -249,27 +218,16 @@ async fn tidy(job: &Job, keep: usize, image: &Reference, to: &Destination<'_>) {
 
 /// Builds while the sessions open. The nodes say what to build for, but not before they are
 /// reached; until then it is taken for granted that they are like `native`, if that is known.
-async fn build_and_open<T>(
+async fn build_and_open(
     job: &Job,
     plan: &Plan,
     (nodes, place): (&[Node], &Where),
     native: Option<&Platform>,
     clock: &mut Clock,
-    build: impl AsyncFn(&BuildSpec, &Platform) -> Result<T>,
-) -> Result<(Vec<Arc<Session>>, T)> {
+    build: impl AsyncFn(&BuildSpec) -> Result<()>,
+) -> Result<Vec<Arc<Session>>> {
     let began = Instant::now();
-    let asked = match &plan.platforms {
-        Platforms::Listed(listed) => match listed.as_slice() {
-            [platform] => Some(platform),
-            _ => {
-                return Err(
-                    Error::usage("several platforms can only be built to be pushed")
-                        .hint("nodes hold one platform: name one, or push"),
-                );
-            }
-        },
-        Platforms::Nodes | Platforms::All => None,
-    };
+    let asked = plan.one_platform()?;
     let opened = async {
         let sessions = load::open(nodes, job).await?;
         let connected = Instant::now();
@@ -285,9 +243,9 @@ async fn build_and_open<T>(
     let build = async |platform: &Platform| {
         let mut spec = plan.spec.clone();
         spec.platforms = vec![platform.clone()];
-        build(&spec, platform).await
+        build(&spec).await
     };
-    let (sessions, connected, built) = match asked.or(native) {
+    let (sessions, connected) = match asked.or(native) {
         Some(likely) => {
             let mut building = Box::pin(build(likely));
             let mut opened = std::pin::pin!(opened);
@@ -297,7 +255,7 @@ async fn build_and_open<T>(
                 opened = &mut opened => (None, opened?),
             };
             let (sessions, platform, connected) = opened;
-            let built = match built {
+            match built {
                 _ if platform != *likely => {
                     // Two builds at once would trip over one another.
                     drop(building);
@@ -306,18 +264,18 @@ async fn build_and_open<T>(
                 }
                 Some(built) => built?,
                 None => building.await?,
-            };
-            (sessions, connected, built)
+            }
+            (sessions, connected)
         }
         None => {
             let (sessions, platform, connected) = opened.await?;
-            let built = build(&platform).await?;
-            (sessions, connected, built)
+            build(&platform).await?;
+            (sessions, connected)
         }
     };
     clock.note("connect", began, connected);
     clock.end("build", began);
-    Ok((sessions, built))
+    Ok(sessions)
 }
 
 /// Looks up what was built, by the name that is ours alone.

@@ -1,6 +1,7 @@
 //! What the commands do, as functions: from a request to an outcome.
 
 mod build;
+mod builder;
 mod check;
 mod deliver;
 pub mod doctor;

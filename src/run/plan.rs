@@ -8,6 +8,7 @@ use crate::contract::skaffold::Platforms;
 use crate::contract::{Contract, Naming};
 use crate::engine::BuildSpec;
 use crate::error::{Error, Result};
+use crate::image::Platform;
 use crate::job::Job;
 use crate::reference::Reference;
 
@@ -27,6 +28,23 @@ impl Plan {
     /// without a tag, beside a ref file, is nobody's.
     pub fn name_counts(&self) -> bool {
         self.naming != Naming::Content || self.image.had_tag()
+    }
+
+    /// Returns the platform that is asked for; none, if it is the nodes'.
+    ///
+    /// # Errors
+    /// Usage error, if there are several.
+    pub fn one_platform(&self) -> Result<Option<&Platform>> {
+        match &self.platforms {
+            Platforms::Listed(listed) => match listed.as_slice() {
+                [platform] => Ok(Some(platform)),
+                _ => Err(
+                    Error::usage("several platforms can only be built to be pushed")
+                        .hint("nodes hold one platform: name one, or push"),
+                ),
+            },
+            Platforms::Nodes | Platforms::All => Ok(None),
+        }
     }
 }
 

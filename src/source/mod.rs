@@ -1,5 +1,6 @@
 //! Where an image's bytes come from: random-access blobs, whatever stands behind them.
 
+pub mod folder;
 pub mod node;
 pub mod registry;
 pub mod spec;

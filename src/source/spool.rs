@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,6 +48,11 @@ impl FileBlobs {
     pub fn new(extents: HashMap<Digest, Extent>) -> Self {
         Self { extents }
     }
+
+    /// Tells whether a blob is among them.
+    pub fn has(&self, blob: &Digest) -> bool {
+        self.extents.contains_key(blob)
+    }
 }
 
 impl Source for FileBlobs {
@@ -80,25 +85,32 @@ impl Source for FileBlobs {
 
 /// Makes a file without a name for what is too large to hold.
 ///
-/// It lies in `TMPDIR`, else in /var/tmp, because /tmp is often memory.
-///
 /// # Errors
 /// Internal error, naming the folder.
 pub fn unlinked_file(env: &Env) -> Result<File> {
-    let folder = env.path("TMPDIR").unwrap_or_else(|| {
+    let folder = temporary(env);
+    tempfile::tempfile_in(&folder).map_err(|e| no_room(&folder, "file", e))
+}
+
+/// Returns where what is too large to hold lies: in `TMPDIR`, else in /var/tmp, because /tmp is often
+/// memory.
+pub(super) fn temporary(env: &Env) -> PathBuf {
+    env.path("TMPDIR").unwrap_or_else(|| {
         let var = PathBuf::from("/var/tmp");
         if var.is_dir() {
             var
         } else {
             PathBuf::from("/tmp")
         }
-    });
-    tempfile::tempfile_in(&folder).map_err(|e| {
-        Error::new(
-            ErrorKind::Internal,
-            format!("cannot make a temporary file in {}", folder.display()),
-        )
-        .because(e)
-        .hint("set TMPDIR to a folder with room for the image")
     })
+}
+
+/// Makes the error for where nothing can be put.
+pub(super) fn no_room(folder: &Path, what: &str, e: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("cannot make a temporary {what} in {}", folder.display()),
+    )
+    .because(e)
+    .hint("set TMPDIR to a folder with room for the image")
 }

@@ -9,7 +9,7 @@ use super::Entry;
 use super::store::Store;
 use crate::error::Result;
 use crate::image::choose::Chooser;
-use crate::image::{AGAIN, Digest, Image, MAX_MANIFEST, Platform, json, refused};
+use crate::image::{AGAIN, Blobs, Digest, Image, MAX_MANIFEST, Platform, json, refused};
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
 
@@ -114,6 +114,7 @@ fn check_version(store: &Store) -> Result<()> {
 pub(super) fn read(
     store: &Store,
     descriptors: &[Descriptor],
+    elsewhere: &Blobs,
     platform: &Platform,
 ) -> Result<(Image, FileBlobs)> {
     let mut chooser = Chooser::new(descriptors, platform);
@@ -129,8 +130,12 @@ pub(super) fn read(
     let image = chooser.finish()?;
     let mut extents = HashMap::new();
     for (i, layer) in image.layers.iter().enumerate() {
+        let path = blob_path(&layer.digest);
+        if store.lacks(&path) && elsewhere.get(&layer.digest) == Some(&layer.size) {
+            continue;
+        }
         let extent = store
-            .find(&blob_path(&layer.digest))
+            .find(&path)
             .map_err(|e| e.within(format!("layer {} is not there", i + 1)))?;
         if extent.len != layer.size {
             return Err(refused(format!(

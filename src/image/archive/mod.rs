@@ -19,7 +19,7 @@ use oci_spec::image::Descriptor;
 
 use self::docker::DockerImage;
 use self::store::Store;
-use super::{Image, Platform, refused, tame};
+use super::{Blobs, Image, Platform, refused, tame};
 use crate::error::Result;
 use crate::reference::Reference;
 use crate::source::spool::FileBlobs;
@@ -87,7 +87,26 @@ impl Archive {
     /// the platform.
     pub fn read(&self, wanted: Option<&str>, platform: &Platform) -> Result<(Image, FileBlobs)> {
         match &self.choose(wanted)?.content {
-            Content::Layout(descriptors) => layout::read(&self.store, descriptors, platform),
+            Content::Layout(descriptors) => {
+                layout::read(&self.store, descriptors, &Blobs::new(), platform)
+            }
+            Content::Docker(docker) => docker::read(&self.store, docker, platform),
+        }
+    }
+
+    /// Reads the one image of an OCI layout of which some layers are elsewhere.
+    ///
+    /// # Errors
+    /// Image error, as for [`Archive::read`].
+    pub fn read_beside(
+        &self,
+        elsewhere: &Blobs,
+        platform: &Platform,
+    ) -> Result<(Image, FileBlobs)> {
+        match &self.choose(None)?.content {
+            Content::Layout(descriptors) => {
+                layout::read(&self.store, descriptors, elsewhere, platform)
+            }
             Content::Docker(docker) => docker::read(&self.store, docker, platform),
         }
     }
