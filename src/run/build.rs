@@ -12,7 +12,7 @@ use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::{Cluster, Node};
 use crate::contract::{Contract, tilt};
-use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, ImageRecord};
+use crate::engine::{BuildSpec, Builder, Engine, EngineKind, Hold, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
