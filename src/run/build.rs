@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::builder::by_builder;
 use super::deliver::{Delivery, Destination, deliver};
@@ -12,7 +12,7 @@ use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::{Cluster, Node};
 use crate::contract::{Contract, tilt};
-use crate::engine::{BuildSpec, Builder, Engine, EngineKind, Hold, ImageRecord};
+use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
