@@ -50,7 +50,7 @@ lab_is_ours=""
 "$lab" up "${components[@]}"
 exports=$("$lab" env)
 eval "$exports"
-# shellcheck source-path=SCRIPTDIR
+# shellcheck source=lib/bench.sh
 . scripts/lib/bench.sh
 
 clusters=()
