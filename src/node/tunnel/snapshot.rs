@@ -14,11 +14,13 @@ use containerd_client::services::v1::snapshots::{
     StatSnapshotRequest, UpdateSnapshotRequest,
 };
 use containerd_client::types::{Descriptor, Mount};
+use futures_util::future::try_join_all;
 
-use super::lease::Lease;
-use super::session::{Failure, Session};
+use super::Tunnel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{AGAIN, ChainId, Digest, Image, Layer, refused, wrong_diff_id};
+use crate::node::Failure;
+use crate::node::lease::{Held, Lease};
 
 /// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
 /// nothing of how far it is, and may take that long while the node is alive.
@@ -30,20 +32,29 @@ const BLOB: &str = "io.kindlift.blob.";
 /// bytes.
 pub type Blobs = HashMap<Digest, u64>;
 
-/// Looks a committed snapshot up; returns the blobs that it is labelled with.
-///
-/// # Errors
-/// The call's failure.
-pub async fn find(session: &Session, chain: &ChainId) -> Result<Option<Blobs>, Failure> {
-    let request = session.request(
+impl Tunnel {
+    /// Looks committed snapshots up; returns the blobs that each is labelled with.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub(crate) async fn snapshots(
+        &self,
+        chains: &[&ChainId],
+    ) -> Result<Vec<Option<Blobs>>, Failure> {
+        try_join_all(chains.iter().map(|chain| find(self, chain))).await
+    }
+}
+
+async fn find(tunnel: &Tunnel, chain: &ChainId) -> Result<Option<Blobs>, Failure> {
+    let request = tunnel.request(
         StatSnapshotRequest {
-            snapshotter: session.facts().snapshotter.clone(),
+            snapshotter: tunnel.facts().snapshotter.clone(),
             key: chain.to_string(),
         },
         None,
     );
-    let mut client = SnapshotsClient::new(session.channel());
-    match session
+    let mut client = SnapshotsClient::new(tunnel.channel());
+    match tunnel
         .call("looking for a layer", client.stat(request))
         .await
     {
@@ -77,12 +88,12 @@ fn labels(blobs: &Blobs) -> HashMap<String, String> {
 ///
 /// # Errors
 /// The call's failure; none, if the snapshot is not there.
-pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
+pub(super) async fn note(tunnel: &Tunnel, layer: &Layer) -> Result<(), Failure> {
     let labels = labels(&HashMap::from([(layer.digest.clone(), layer.size)]));
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    let request = session.request(
+    let request = tunnel.request(
         UpdateSnapshotRequest {
-            snapshotter: session.facts().snapshotter.clone(),
+            snapshotter: tunnel.facts().snapshotter.clone(),
             info: Some(Info {
                 name: layer.chain_id.to_string(),
                 labels,
@@ -92,8 +103,8 @@ pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
         },
         None,
     );
-    let mut client = SnapshotsClient::new(session.channel());
-    match session
+    let mut client = SnapshotsClient::new(tunnel.channel());
+    match tunnel
         .call("labelling a layer", client.update(request))
         .await
     {
@@ -106,16 +117,21 @@ pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Image error, if the layer's content is not what the config says; load error otherwise.
-pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usize) -> Result<()> {
+pub(super) async fn unpack(
+    tunnel: &Tunnel,
+    lease: &Lease,
+    image: &Image,
+    index: usize,
+) -> Result<()> {
     let layer = &image.layers[index];
-    let snapshotter = session.facts().snapshotter.clone();
+    let snapshotter = tunnel.facts().snapshotter.clone();
     let key = format!("{}-extract-{index}", lease.id);
     let parent = match index.checked_sub(1) {
         Some(below) => image.layers[below].chain_id.to_string(),
         None => String::new(),
     };
-    let mut snapshots = SnapshotsClient::new(session.channel());
-    let request = session.request(
+    let mut snapshots = SnapshotsClient::new(tunnel.channel());
+    let request = tunnel.request(
         PrepareSnapshotRequest {
             snapshotter: snapshotter.clone(),
             key: key.clone(),
@@ -125,14 +141,11 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
         Some(&lease.id),
     );
     let what = format!("preparing layer {}", index + 1);
-    let mounts = session
-        .call(&what, snapshots.prepare(request))
-        .await?
-        .mounts;
-    let raw = apply(session, lease, image, index, mounts).await?;
+    let mounts = tunnel.call(&what, snapshots.prepare(request)).await?.mounts;
+    let raw = apply(tunnel, lease, image, index, mounts).await?;
     let mut blobs = Blobs::from([(layer.diff_id.0.clone(), raw)]);
     blobs.insert(layer.digest.clone(), layer.size);
-    let request = session.request(
+    let request = tunnel.request(
         CommitSnapshotRequest {
             snapshotter: snapshotter.clone(),
             name: layer.chain_id.to_string(),
@@ -142,28 +155,27 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
         Some(&lease.id),
     );
     let what = format!("committing layer {}", index + 1);
-    match session
+    match tunnel
         .call_within(deadline(layer.size), &what, snapshots.commit(request))
         .await
     {
         Ok(_) => Ok(()),
         // Another loader was quicker. Ours goes, theirs is held.
         Err(failure) if failure.already_exists() => {
-            let request = session.request(
+            let request = tunnel.request(
                 RemoveSnapshotRequest {
                     snapshotter: snapshotter.clone(),
                     key,
                 },
                 Some(&lease.id),
             );
-            session
+            tunnel
                 .call("removing a spare snapshot", snapshots.remove(request))
                 .await?;
-            let kind = format!("snapshots/{snapshotter}");
-            lease
-                .hold(session, &kind, &layer.chain_id.to_string())
+            tunnel
+                .hold(lease, &[Held::Snapshot(&layer.chain_id)])
                 .await?;
-            match find(session, &layer.chain_id).await? {
+            match find(tunnel, &layer.chain_id).await? {
                 Some(_) => Ok(()),
                 None => Err(failure.into()),
             }
@@ -174,14 +186,14 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
 
 /// Applies a layer's blob to the mounts and compares the diff ID. Returns the uncompressed size.
 async fn apply(
-    session: &Session,
+    tunnel: &Tunnel,
     lease: &Lease,
     image: &Image,
     index: usize,
     mounts: Vec<Mount>,
 ) -> Result<u64> {
     let layer = &image.layers[index];
-    let request = session.request(
+    let request = tunnel.request(
         ApplyRequest {
             diff: Some(Descriptor {
                 media_type: layer.media_type.clone(),
@@ -194,9 +206,9 @@ async fn apply(
         },
         Some(&lease.id),
     );
-    let mut client = DiffClient::new(session.channel());
+    let mut client = DiffClient::new(tunnel.channel());
     let what = format!("unpacking layer {}", index + 1);
-    let applied = session
+    let applied = tunnel
         .call_within(deadline(layer.size * 4), &what, client.apply(request))
         .await
         .map_err(|failure| match damaged(&failure.text) {
@@ -217,7 +229,7 @@ async fn apply(
         }
         Err(e) => Err(Error::new(
             ErrorKind::Load,
-            format!("node {}: {what} gave no digest", session.node().name),
+            format!("node {}: {what} gave no digest", tunnel.node().name),
         )
         .because(e)),
     }
@@ -225,7 +237,7 @@ async fn apply(
 
 /// Tells whether containerd could not unpack a layer because of what is in it: the words of Go's
 /// tar and gzip, of klauspost's zstd and of pigz, which containerd prefers where it is installed.
-fn damaged(text: &str) -> bool {
+pub(crate) fn damaged(text: &str) -> bool {
     let signs = [
         "archive/tar:",
         "gzip:",
@@ -239,7 +251,7 @@ fn damaged(text: &str) -> bool {
     !text.contains("no space left") && signs.iter().any(|sign| text.contains(sign))
 }
 
-fn deadline(bytes: u64) -> Duration {
+pub(crate) fn deadline(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / SLOWEST)
 }
 
