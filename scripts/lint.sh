@@ -12,7 +12,7 @@ command -v shellcheck >/dev/null || {
   exit 1
 }
 # Files that git knows, so that nothing strange in the folder is judged.
-list=$(git ls-files -- 'scripts/*.sh' 'fuzz/*.sh' .ci/run 'tests/*.sh' 'examples/*.sh' tests/lab/lab)
+list=$(git ls-files -- 'scripts/*.sh' 'fuzz/*.sh' .ci/run 'tests/*.sh' 'examples/*.sh' tests/lab/lab 'src/*.sh')
 mapfile -t scripts <<<"$list"
 for script in "${scripts[@]}"; do
   # From its own folder, for the settings and the parts that lie there.

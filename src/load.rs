@@ -21,7 +21,7 @@ use crate::node::crictl::{self, Shown, Waiting};
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
-use crate::node::stage::{self, Staged};
+use crate::node::stage::Staged;
 use crate::reference::Reference;
 use crate::report::{Clock, Doing, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
@@ -33,7 +33,7 @@ use crate::source::Source;
 pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
     let opening = nodes
         .iter()
-        .map(|node| async { Session::open(node, job.patience).await.map(Arc::new) });
+        .map(|node| async { Session::open(node, job).await.map(Arc::new) });
     job.cancel.unless(try_join_all(opening)).await
 }
 
@@ -169,7 +169,7 @@ pub(crate) async fn let_go(
     let ends = held.map(|(session, lease)| async move {
         let ended = if failed {
             let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
-            insist(session, job.patience, end).await
+            insist(session, job, end).await
         } else {
             lease.end(session, false).await.map_err(Error::from)
         };
@@ -192,17 +192,13 @@ pub(crate) async fn let_go(
 
 /// Does what must not be left undone on a node; over a new session, where the old one is lost. A
 /// containerd that was restarted answers again within a second, and its leases are still there.
-async fn insist(
-    old: &Session,
-    patience: Duration,
-    act: impl AsyncFn(&Session) -> Result<()>,
-) -> Result<()> {
+async fn insist(old: &Session, job: &Job, act: impl AsyncFn(&Session) -> Result<()>) -> Result<()> {
     let Err(mut last) = act(old).await else {
         return Ok(());
     };
-    let until = Instant::now() + patience;
+    let until = Instant::now() + job.patience;
     while Instant::now() < until {
-        match Session::open(old.node(), patience).await {
+        match Session::open(old.node(), job).await {
             Ok(session) => return act(&session).await,
             Err(e) => last = e,
         }
@@ -327,15 +323,11 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
                 of: Some(part.sent.load(Ordering::Relaxed) + rest),
             };
             part.does(job, doing);
-            let staged = stage::stage(
-                &part.session,
-                &part.lease,
-                &load.image,
-                inventory,
-                &load.source,
-                &part.sent,
-            )
-            .await?;
+            let (image, source) = (&load.image, &load.source);
+            let staged = part
+                .session
+                .stage(&part.lease, image, inventory, source, &part.sent)
+                .await?;
             part.does(job, Doing::Staged);
             Ok(staged)
         });
@@ -410,7 +402,7 @@ async fn take_back(
         .event(&Event::Step("giving the nodes their former names back"));
     let restored = parts.iter().zip(formers).map(|(part, formers)| {
         let restore = async |session: &Session| name::restore(session, &load.image, formers).await;
-        insist(&part.session, job.patience, restore)
+        insist(&part.session, job, restore)
     });
     let left: Vec<String> = parts
         .iter()

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::name::{self, Claim};
 use super::session::Session;
-use super::{cri, stage};
+use super::stage;
 use crate::cluster::{Exec, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Platform};
@@ -247,12 +247,10 @@ async fn settle(session: &Session, claim: &Claim<'_>, name: &Reference) -> Resul
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
-        let call = cri::image_status(session.channel(), &full);
-        let answer = session
-            .call("asking the CRI for the image", call)
+        let now = session
+            .shown(&full)
             .await
             .map_err(|failure| failure.of_kind(ErrorKind::Verify))?;
-        let now = answer.image.map(|image| image.id);
         if now.as_deref() == Some(id.as_str()) {
             return Ok(());
         }

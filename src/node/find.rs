@@ -2,14 +2,12 @@
 //!
 //! CRI's word is no evidence: it lists images whose layers were never unpacked or are gone.
 
-use containerd_client::services::v1::ReadContentRequest;
-use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::tonic::{Response, Status};
+use futures_util::StreamExt;
 
 use super::session::Session;
-use super::{content, inventory, name};
+use super::{inventory, name};
 use crate::engine::ImageRecord;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::choose::{self, Chooser};
 use crate::image::{Digest, Image, MAX_MANIFEST, Platform, refused};
 
@@ -47,8 +45,8 @@ pub async fn held(session: &Session, name: &str) -> Result<Held> {
             "containerd.io/gc.ref.snapshot.{}",
             session.facts().snapshotter
         );
-        let config = content::blob_info(session, &image.config.digest).await?;
-        let labels = config.map(|info| info.labels).unwrap_or_default();
+        let config = session.blobs(&[&image.config.digest]).await?;
+        let labels = config.into_iter().next().flatten().unwrap_or_default();
         // Without the label the layers go with the next collection.
         if labels.get(&key).map(String::as_str) != Some(top.to_string().as_str()) {
             return Ok(Held::Broken("nothing holds its unpacked layers".to_owned()));
@@ -170,37 +168,26 @@ async fn choose(
 /// # Errors
 /// The call's failure.
 pub async fn blob(session: &Session, digest: &str, limit: u64) -> Result<Option<Vec<u8>>> {
-    let request = session.request(
-        ReadContentRequest {
-            digest: digest.to_owned(),
-            ..ReadContentRequest::default()
-        },
-        None,
-    );
-    let mut client = ContentClient::new(session.channel());
-    let read = async {
-        let mut bytes = Vec::new();
-        let mut stream = client.read(request).await?.into_inner();
-        while let Some(piece) = stream.message().await? {
-            bytes.extend(piece.data);
-            if bytes.len() as u64 > limit {
-                return Err(Status::resource_exhausted(format!(
-                    "{digest} is larger than {limit} bytes"
-                )));
-            }
+    let mut bytes = Vec::new();
+    let mut stream = session.read(digest);
+    while let Some(piece) = stream.next().await {
+        match piece {
+            Ok(piece) => bytes.extend_from_slice(&piece),
+            Err(failure) if failure.not_found() => return Ok(None),
+            Err(failure) => return Err(failure.into()),
         }
-        Ok(Response::new(bytes))
-    };
-    match session.call(&format!("reading {digest}"), read).await {
-        Ok(bytes)
-            if digest
-                .parse::<Digest>()
-                .is_ok_and(|d| d == Digest::of(&bytes)) =>
-        {
-            Ok(Some(bytes))
+        if bytes.len() as u64 > limit {
+            return Err(Error::new(
+                ErrorKind::Load,
+                format!(
+                    "node {}: {digest} is larger than {limit} bytes",
+                    session.node().name
+                ),
+            ));
         }
-        Ok(_) => Ok(None),
-        Err(failure) if failure.not_found() => Ok(None),
-        Err(failure) => Err(failure.into()),
     }
+    let right = digest
+        .parse::<Digest>()
+        .is_ok_and(|d| d == Digest::of(&bytes));
+    Ok(right.then_some(bytes))
 }

@@ -6,12 +6,9 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::try_join_all;
-
-use super::content::{self, has_blob};
-use super::lease::Lease;
-use super::session::{Failure, Session};
-use super::snapshot;
+use super::Failure;
+use super::lease::{Held, Lease};
+use super::session::Session;
 use crate::image::{Blobs, ChainId, Digest, Image, Layer};
 
 /// What one node has of an image, all of it held by a lease.
@@ -46,14 +43,20 @@ pub async fn inventory(
 ) -> Result<Inventory, Failure> {
     let chains: Vec<&ChainId> = image.layers.iter().map(|layer| &layer.chain_id).collect();
     let unpacked = unpacked(session, lease, &chains).await?;
-    let lookups = image.layers[unpacked.len()..].iter().map(|layer| async {
-        let there = held_blob(session, lease, &layer.digest).await?;
-        Ok::<_, Failure>(there.map(|_| layer.digest.clone()))
-    });
-    let blobs = try_join_all(lookups).await?;
+    let blobs: Vec<&Digest> = image.layers[unpacked.len()..]
+        .iter()
+        .map(|layer| &layer.digest)
+        .collect();
+    let there = present(session, &blobs).await?;
+    let held: Vec<_> = there
+        .iter()
+        .map(|digest| Held::Blob(digest.as_str()))
+        .collect();
+    session.hold(lease, &held).await?;
+    let blobs = present(session, &there).await?;
     Ok(Inventory {
         unpacked,
-        blobs: blobs.into_iter().flatten().collect(),
+        blobs: blobs.into_iter().cloned().collect(),
     })
 }
 
@@ -69,39 +72,36 @@ pub async fn unpacked(
 ) -> Result<Vec<Blobs>, Failure> {
     let mut stack = chains;
     loop {
-        let stats = stack.iter().map(|chain| snapshot::find(session, chain));
-        let mut found = try_join_all(stats).await?;
+        if stack.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut found = session.snapshots(stack).await?;
         let height = found.iter().rposition(Option::is_some).map_or(0, |i| i + 1);
         found.truncate(height);
         let found = found.into_iter().map(Option::unwrap_or_default).collect();
         let Some(top) = height.checked_sub(1) else {
             return Ok(found);
         };
-        let kind = format!("snapshots/{}", session.facts().snapshotter);
-        lease.hold(session, &kind, &stack[top].to_string()).await?;
+        session.hold(lease, &[Held::Snapshot(stack[top])]).await?;
         // Holding what a collection has just taken succeeds too.
-        if snapshot::find(session, stack[top]).await?.is_some() {
+        if is_unpacked(session, stack[top]).await? {
             return Ok(found);
         }
         stack = &stack[..height];
     }
 }
 
-/// Looks for a blob, and holds it if it is there. Returns its size in bytes.
-///
-/// # Errors
-/// A call's failure.
-pub async fn held_blob(
+/// Returns those blobs that a node has.
+async fn present<'a>(
     session: &Session,
-    lease: &Lease,
-    digest: &Digest,
-) -> Result<Option<u64>, Failure> {
-    if !has_blob(session, digest).await? {
-        return Ok(None);
+    digests: &[&'a Digest],
+) -> Result<Vec<&'a Digest>, Failure> {
+    if digests.is_empty() {
+        return Ok(Vec::new());
     }
-    lease.hold(session, "content", digest.as_str()).await?;
-    let info = content::blob_info(session, digest).await?;
-    Ok(info.map(|info| info.size.cast_unsigned()))
+    let found = session.blobs(digests).await?;
+    let there = digests.iter().zip(found).filter(|(_, blob)| blob.is_some());
+    Ok(there.map(|(digest, _)| *digest).collect())
 }
 
 /// Tells whether a node lacks any layer of an image, unpacked.
@@ -110,9 +110,14 @@ pub async fn held_blob(
 /// A call's failure.
 pub async fn lacks(session: &Session, image: &Image) -> Result<bool, Failure> {
     match image.top() {
-        Some(top) => snapshot::find(session, top).await.map(|has| has.is_none()),
+        Some(top) => is_unpacked(session, top).await.map(|is| !is),
         None => Ok(false),
     }
+}
+
+async fn is_unpacked(session: &Session, chain: &ChainId) -> Result<bool, Failure> {
+    let found = session.snapshots(&[chain]).await?;
+    Ok(found.iter().any(Option::is_some))
 }
 
 /// Returns how many bytes staging will need on the node's disk, at the least.

@@ -3,17 +3,18 @@
 //! Owns everything that happens on a node. Knows nothing of engines, contracts or the other
 //! nodes: [`crate::load`] has the transaction over all of them.
 
-pub mod content;
-pub mod cri;
 pub mod crictl;
 pub mod find;
+mod hello;
 pub mod images;
 pub mod inventory;
 pub mod lease;
+mod link;
 pub mod name;
+mod plain;
 pub mod session;
-pub mod snapshot;
 pub mod stage;
-mod tunnel;
+pub mod tunnel;
 
-pub use session::{Facts, Session};
+pub use link::{Facts, Failure};
+pub use session::Session;

@@ -10,15 +10,12 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use containerd_client::services::v1::images_client::ImagesClient;
-use containerd_client::services::v1::{
-    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
-};
+use containerd_client::services::v1::Image as Record;
 use containerd_client::types::Descriptor;
 
-use super::lease::Lease;
-use super::session::{Failure, Session};
-use super::stage;
+use super::lease::{Held, Lease};
+use super::session::{Labels, Session};
+use super::{Failure, stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::reference::Reference;
@@ -28,9 +25,8 @@ pub const FOUND: &str = "io.kindlift.found";
 /// Label on them with the name that was asked for. So the record by ID, which stays when the name
 /// moves on, still tells what the image was.
 pub const ASKED: &str = "io.kindlift.asked";
-const MANAGED: &str = "io.cri-containerd.image";
-/// How often a create and an update may miss one another.
-const TRIES: usize = 20;
+/// The CRI plugin's label on what it manages, and its value.
+pub(super) const MANAGED: (&str, &str) = ("io.cri-containerd.image", "managed");
 
 /// What a load wants of a node, once the image is staged there.
 #[derive(Debug, Clone, Copy)]
@@ -55,10 +51,10 @@ impl Claim<'_> {
 
     fn labels(&self) -> Labels {
         let asked = self.names.first().map(Reference::to_string);
-        Labels {
-            found: prost_types::Timestamp::from(self.found).to_string(),
-            asked: asked.unwrap_or_default(),
-        }
+        labels(
+            prost_types::Timestamp::from(self.found).to_string(),
+            asked.unwrap_or_default(),
+        )
     }
 
     /// Tells whose a name is.
@@ -128,10 +124,8 @@ pub struct Former {
 }
 
 /// Our labels on a name; containerd drops one that is updated to nothing.
-#[derive(Debug, Clone, Default)]
-struct Labels {
-    found: String,
-    asked: String,
+fn labels(found: String, asked: String) -> Labels {
+    Labels::from([(FOUND.to_owned(), found), (ASKED.to_owned(), asked)])
 }
 
 /// Looks what the names point at now, and holds it by the lease, so that it can come back. Also
@@ -144,14 +138,18 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
     // The CRI's own record by ID comes first: it makes this one visible a little sooner.
     let id = claim.image.id().to_string();
     let names = std::iter::once(id).chain(claim.names.iter().map(Reference::to_string));
+    let names: Vec<String> = names.collect();
+    let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+    let records = session.records(&asked).await?;
     let mut formers = Vec::new();
-    for name in names {
+    let mut held = Vec::new();
+    for (name, record) in names.into_iter().zip(records) {
         let mut former = Former {
             name,
             target: None,
-            labels: Labels::default(),
+            labels: labels(String::new(), String::new()),
         };
-        if let Some(record) = get(session, &former.name).await? {
+        if let Some(record) = record {
             let standing = claim.standing(&record, SystemTime::now());
             if standing == Standing::Later {
                 return Err(claim.superseded(session, &record, standing));
@@ -159,17 +157,16 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
             if standing != Standing::Ours
                 && let Some(old) = &record.target
             {
-                lease.hold(session, "content", &old.digest).await?;
+                held.push(old.digest.clone());
             }
             let label = |key| record.labels.get(key).cloned().unwrap_or_default();
-            former.labels = Labels {
-                found: label(FOUND),
-                asked: label(ASKED),
-            };
+            former.labels = labels(label(FOUND), label(ASKED));
             former.target = record.target;
         }
         formers.push(former);
     }
+    let held: Vec<_> = held.iter().map(|digest| Held::Blob(digest)).collect();
+    session.hold(lease, &held).await?;
     Ok(formers)
 }
 
@@ -178,11 +175,10 @@ pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result
 /// # Errors
 /// A call's failure; names after it are left.
 pub async fn give(session: &Session, claim: &Claim<'_>, formers: &[Former]) -> Result<()> {
-    let target = claim.target();
-    for former in formers {
-        point(session, &former.name, &target, &claim.labels()).await?;
-    }
-    Ok(())
+    let names: Vec<&str> = formers.iter().map(|former| former.name.as_str()).collect();
+    session
+        .point(&names, &claim.target(), &claim.labels())
+        .await
 }
 
 /// Looks whether the names that were given still point at the image. One that an earlier load
@@ -200,7 +196,9 @@ pub async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
         match claim.standing(&record, SystemTime::now()) {
             Standing::Ours => {}
             Standing::Earlier => {
-                point(session, &record.name, &claim.target(), &claim.labels()).await?;
+                session
+                    .point(&[&record.name], &claim.target(), &claim.labels())
+                    .await?;
                 kept = false;
             }
             standing => return Err(claim.superseded(session, &record, standing)),
@@ -224,8 +222,10 @@ pub async fn restore(session: &Session, image: &Image, formers: &[Former]) -> Re
         }
         match &former.target {
             Some(old) if old.digest == ours => {}
-            Some(old) => point(session, &former.name, old, &former.labels).await?,
-            None => delete(session, &former.name).await?,
+            Some(old) => session.point(&[&former.name], old, &former.labels).await?,
+            None => {
+                session.remove(&former.name, None).await?;
+            }
         }
     }
     Ok(())
@@ -236,95 +236,8 @@ pub async fn restore(session: &Session, image: &Image, formers: &[Former]) -> Re
 /// # Errors
 /// The call's failure.
 pub async fn get(session: &Session, name: &str) -> Result<Option<Record>, Failure> {
-    let request = session.request(
-        GetImageRequest {
-            name: name.to_owned(),
-        },
-        None,
-    );
-    let mut client = ImagesClient::new(session.channel());
-    match session
-        .call(&format!("looking up {name}"), client.get(request))
-        .await
-    {
-        Ok(answer) => Ok(answer.image),
-        Err(failure) if failure.not_found() => Ok(None),
-        Err(failure) => Err(failure),
-    }
-}
-
-async fn point(session: &Session, name: &str, target: &Descriptor, ours: &Labels) -> Result<()> {
-    let record = Record {
-        name: name.to_owned(),
-        target: Some(target.clone()),
-        labels: HashMap::from([
-            (MANAGED.to_owned(), "managed".to_owned()),
-            (FOUND.to_owned(), ours.found.clone()),
-            (ASKED.to_owned(), ours.asked.clone()),
-        ]),
-        ..Record::default()
-    };
-    let paths = vec![
-        "target".to_owned(),
-        format!("labels.{MANAGED}"),
-        format!("labels.{FOUND}"),
-        format!("labels.{ASKED}"),
-    ];
-    let mut client = ImagesClient::new(session.channel());
-    let what = format!("naming {name}");
-    // Between a failed update and a create somebody else may create, and the other way round.
-    for _ in 0..TRIES {
-        let request = session.request(
-            UpdateImageRequest {
-                image: Some(record.clone()),
-                update_mask: Some(prost_types::FieldMask {
-                    paths: paths.clone(),
-                }),
-                ..UpdateImageRequest::default()
-            },
-            None,
-        );
-        match session.call(&what, client.update(request)).await {
-            Err(failure) if failure.not_found() => {}
-            other => return other.map(|_| ()).map_err(Error::from),
-        }
-        let request = session.request(
-            CreateImageRequest {
-                image: Some(record.clone()),
-                ..CreateImageRequest::default()
-            },
-            None,
-        );
-        match session.call(&what, client.create(request)).await {
-            Err(failure) if failure.already_exists() => {}
-            other => return other.map(|_| ()).map_err(Error::from),
-        }
-    }
-    Err(Error::new(
-        ErrorKind::Load,
-        format!(
-            "node {}: {name} is created and removed all the time",
-            session.node().name
-        ),
-    ))
-}
-
-async fn delete(session: &Session, name: &str) -> Result<()> {
-    let request = session.request(
-        DeleteImageRequest {
-            name: name.to_owned(),
-            ..DeleteImageRequest::default()
-        },
-        None,
-    );
-    let mut client = ImagesClient::new(session.channel());
-    match session
-        .call(&format!("removing {name}"), client.delete(request))
-        .await
-    {
-        Err(failure) if failure.not_found() => Ok(()),
-        other => other.map(|_| ()).map_err(Error::from),
-    }
+    let records = session.records(&[name]).await?;
+    Ok(records.into_iter().next().flatten())
 }
 
 /// Tells whether every name pointed at the image already.

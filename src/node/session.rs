@@ -1,394 +1,273 @@
-//! A session with one node: the tunnel, what the node is like, and calls that end.
+//! A session with one node, and everything that is asked of its containerd and its CRI.
 //!
-//! Every call is raced against the session's heartbeat, so that a paused node is told by name
-//! within the configured patience instead of hanging. gRPC's own keepalive is not used:
-//! containerd closes healthy connections for it (too_many_pings).
+//! There are two ways to a node. The tunnel is the fast one. A node on which its relay cannot run
+//! is spoken to with ctr and crictl, one exec a question: the plain way. What is done with the
+//! answers is the same for both, and knows nothing of the way: it is in the modules beside this
+//! one. What differs is below, one method each.
 
-use std::future::Future;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicU64;
 
-use containerd_client::tonic::transport::Channel;
-use containerd_client::tonic::{Code, Request, Response, Status};
-use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use bytes::Bytes;
+use containerd_client::services::v1::Image as Record;
+use containerd_client::types::Descriptor;
+use futures_util::stream::BoxStream;
 
-use super::cri;
-use super::tunnel::{self, Activity, Tunnel};
-use crate::cluster::{End, Node};
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::Platform;
+use super::inventory::Inventory;
+use super::lease::{Held, Lease, Listed};
+use super::link::{Failure, Link};
+use super::plain::Plain;
+use super::stage::Staged;
+use super::tunnel::{self, Tunnel};
+use crate::cluster::Node;
+use crate::error::{Error, Result, one_line};
+use crate::image::{Blobs, ChainId, Digest, Image};
+use crate::job::Job;
+use crate::source::Source;
 
-/// The containerd namespace that the kubelet's images are in.
-const NAMESPACE: &str = "k8s.io";
-/// How long a call that moves no bytes may take while the node is alive.
-const CALL: Duration = Duration::from_secs(60);
-/// How long a transfer may move nothing while the node is alive: writing a large blob out to a
-/// busy disk takes its time.
-const STALLED: Duration = Duration::from_secs(120);
+/// Labels by their keys.
+pub type Labels = HashMap<String, String>;
 
-/// What a node is like.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// What it runs without emulation.
-    pub platform: Platform,
-    /// Bytes free where containerd stores, if known.
-    pub free: Option<u64>,
-    /// The device that lies on: nodes of one host share disks.
-    pub disk: String,
-    /// Whether the node discards layer blobs once they are unpacked.
-    pub discard: bool,
-    /// Names of its enabled binfmt_misc handlers.
-    pub binfmt: Vec<String>,
-    /// The snapshotter that its CRI uses.
-    pub snapshotter: String,
+/// An open session with one node. Dropping the last copy ends what it keeps open.
+#[derive(Clone)]
+pub enum Session {
+    /// Through the relay, by gRPC.
+    Tunnel(Tunnel),
+    /// By ctr and crictl.
+    Plain(Plain),
 }
 
-impl Facts {
-    /// Tells whether the node runs images of a platform, by itself or through binfmt_misc.
-    pub fn can_run(&self, image: &Platform) -> bool {
-        self.platform.runs(image) || (image.os == "linux" && self.emulates(image))
-    }
-
-    fn emulates(&self, image: &Platform) -> bool {
-        let machine = match image.architecture.as_str() {
-            "amd64" => "x86_64",
-            "arm64" => "aarch64",
-            "386" => "i386",
-            "ppc64le" | "s390x" | "riscv64" | "arm" | "mips64le" => &image.architecture,
-            "loong64" => "loongarch64",
-            _ => return false,
-        };
-        self.binfmt
-            .iter()
-            .any(|name| name.strip_prefix("qemu-") == Some(machine))
+impl From<Tunnel> for Session {
+    fn from(tunnel: Tunnel) -> Self {
+        Self::Tunnel(tunnel)
     }
 }
 
-/// An open session with one node. Dropping it ends the exec.
-pub struct Session {
-    node: Node,
-    channel: Channel,
-    facts: Facts,
-    dead: watch::Receiver<Option<String>>,
-    _keeper: AbortOnDropHandle<()>,
-}
-
-/// A call that failed, with the code to decide by and the error to show.
-#[derive(Debug)]
-pub struct Failure {
-    /// The gRPC code.
-    pub code: Code,
-    /// The node's words.
-    pub text: String,
-    error: Error,
-}
-
-impl Failure {
-    /// Tells whether the thing was there already.
-    pub fn already_exists(&self) -> bool {
-        self.code == Code::AlreadyExists
-    }
-
-    /// Tells whether the thing was not there.
-    pub fn not_found(&self) -> bool {
-        self.code == Code::NotFound
-    }
-
-    /// Changes the kind of the error to show.
-    #[must_use]
-    pub fn of_kind(mut self, kind: ErrorKind) -> Self {
-        self.error = self.error.with_kind(kind);
-        self
+impl From<Plain> for Session {
+    fn from(plain: Plain) -> Self {
+        Self::Plain(plain)
     }
 }
 
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        failure.error
+impl Deref for Session {
+    type Target = Link;
+
+    fn deref(&self) -> &Link {
+        match self {
+            Self::Tunnel(tunnel) => tunnel,
+            Self::Plain(plain) => plain,
+        }
     }
 }
 
 impl Session {
-    /// Opens a session: exec, relay, connection, and the node's snapshotter.
+    /// Opens a session: through the tunnel, or plainly where its relay cannot run.
+    /// `KINDLIFT_SESSION` forces one of the two, for tests.
     ///
     /// # Errors
-    /// Cluster error, naming the node.
-    pub async fn open(node: &Node, patience: Duration) -> Result<Self> {
-        let Tunnel {
-            channel,
-            hello,
-            activity,
-            end,
-        } = tunnel::open(node, patience).await?;
-        let (died, dead) = watch::channel(None);
-        let keeper = keep(channel.clone(), end, activity, patience, died);
-        let mut session = Self {
-            node: node.clone(),
-            channel,
-            facts: Facts {
-                platform: Platform::of_machine(&hello.machine),
-                free: hello.free,
-                disk: hello.disk,
-                discard: hello.discard,
-                binfmt: hello.binfmt,
-                snapshotter: String::new(),
+    /// Usage error, if `KINDLIFT_SESSION` is something else; cluster error, naming the node.
+    pub async fn open(node: &Node, job: &Job) -> Result<Self> {
+        let why = match job.env.get("KINDLIFT_SESSION") {
+            None => match Tunnel::open(node, job.patience).await {
+                Ok(tunnel) => return Ok(Self::Tunnel(tunnel)),
+                Err(tunnel::Refusal::NoRelay(why)) => Some(why),
+                Err(tunnel::Refusal::Other(e)) => return Err(e),
             },
-            dead,
-            _keeper: AbortOnDropHandle::new(tokio::spawn(keeper)),
+            Some("tunnel") => {
+                let open = Tunnel::open(node, job.patience).await;
+                return open.map(Self::Tunnel).map_err(Error::from);
+            }
+            Some("plain") => None,
+            Some(other) => {
+                return Err(Error::usage(format!("KINDLIFT_SESSION is {other:?}"))
+                    .hint("set it to tunnel or plain, or unset it"));
+            }
         };
-        session.facts.snapshotter = session.snapshotter().await?;
-        tracing::debug!(node = %node.name, facts = ?session.facts, "session");
-        Ok(session)
+        let plain = Plain::open(node, job.patience).await;
+        let plain = match (plain, why) {
+            (Ok(plain), why) => {
+                job.step(|| {
+                    let why = why.map_or_else(|| "as asked".to_owned(), |e| e.to_string());
+                    format!("node {}: with ctr and crictl, slower: {why}", node.name)
+                });
+                plain
+            }
+            (Err(e), None) => return Err(e),
+            // What is missing first is what to put right.
+            (Err(e), Some(why)) => return Err(e.within(one_line(&why).to_string())),
+        };
+        Ok(Self::Plain(plain))
     }
 
-    async fn snapshotter(&self) -> Result<String> {
-        let answer = self
-            .call(
-                "asking the CRI where images lie",
-                cri::image_fs_info(self.channel()),
-            )
-            .await
-            .map_err(|f| f.of_kind(ErrorKind::Cluster))?;
-        let mountpoint = answer
-            .image_filesystems
-            .iter()
-            .filter_map(|fs| fs.fs_id.as_ref())
-            .map(|id| id.mountpoint.as_str())
-            .find_map(cri::snapshotter_of);
-        mountpoint.map(str::to_owned).ok_or_else(|| {
-            Error::new(
-                ErrorKind::Cluster,
-                format!("node {} does not tell its snapshotter", self.node.name),
-            )
-        })
-    }
-
-    /// Returns the node.
-    pub fn node(&self) -> &Node {
-        &self.node
-    }
-
-    /// Returns what the node is like.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
-    /// Returns the connection to containerd.
-    pub fn channel(&self) -> Channel {
-        self.channel.clone()
-    }
-
-    /// Makes a request in the kubelet's namespace, under a lease if one is given.
-    pub fn request<T>(&self, message: T, lease: Option<&str>) -> Request<T> {
-        let mut request = Request::new(message);
-        let metadata = request.metadata_mut();
-        metadata.insert(
-            "containerd-namespace",
-            NAMESPACE.parse().expect("the namespace is ASCII"),
-        );
-        if let Some(lease) = lease {
-            metadata.insert(
-                "containerd-lease",
-                lease.parse().expect("lease names are ASCII"),
-            );
+    /// Returns the tunnel, if that is the way.
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        match self {
+            Self::Tunnel(tunnel) => Some(tunnel),
+            Self::Plain(_) => None,
         }
-        request
     }
 
-    /// Makes a call that moves no bytes.
+    /// Looks names up.
     ///
     /// # Errors
-    /// The call's failure, or that the node stopped answering.
-    pub async fn call<T>(
-        &self,
-        what: &str,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Failure> {
-        self.call_within(CALL, what, call).await
+    /// A call's failure.
+    pub async fn records(&self, names: &[&str]) -> Result<Vec<Option<Record>>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.records(names).await,
+            Self::Plain(plain) => plain.records(names).await,
+        }
     }
 
-    /// Makes a call that may take a given time while the node is alive.
+    /// Lists all names, or those that begin with something.
     ///
     /// # Errors
-    /// The call's failure, or that the node stopped answering.
-    pub async fn call_within<T>(
-        &self,
-        deadline: Duration,
-        what: &str,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Failure> {
-        let answer = self.race(deadline, what, call).await?;
-        match answer {
-            Ok(response) => Ok(response.into_inner()),
-            Err(status) => Err(self.failure(what, &status)),
+    /// The call's failure.
+    pub async fn all_records(&self, prefix: Option<&str>) -> Result<Vec<Record>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.all_records(prefix).await,
+            Self::Plain(plain) => plain.all_records(prefix).await,
         }
     }
 
-    /// Waits for anything the node owes us, but not for a dead node and not for ever.
+    /// Points names at a document. None of them is absent in between.
     ///
     /// # Errors
-    /// That the node stopped answering, or that the deadline passed.
-    pub async fn race<T>(
-        &self,
-        deadline: Duration,
-        what: &str,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
-        let mut dead = self.dead.clone();
-        let lost = async move {
-            // An error means that the keeper is gone, which only happens with the session.
-            match dead.wait_for(Option::is_some).await {
-                Ok(why) => why.clone().unwrap_or_default(),
-                Err(_) => "the session is closed".to_owned(),
-            }
-        };
-        tokio::select! {
-            biased;
-            done = work => Ok(done),
-            why = lost => Err(self.failure(what, &Status::unavailable(why))),
-            () = tokio::time::sleep(deadline) => {
-                let why = format!("no end within {} s", deadline.as_secs());
-                Err(self.failure(what, &Status::deadline_exceeded(why)))
-            }
+    /// A call's failure; some of the names may have moved then.
+    pub async fn point(&self, names: &[&str], to: &Descriptor, labels: &Labels) -> Result<()> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.point(names, to, labels).await,
+            Self::Plain(plain) => plain.point(names, to, labels).await,
         }
     }
 
-    /// Waits for work that moves bytes, as long as `moved` grows now and then.
+    /// Removes a name. Returns false if it was not there.
     ///
     /// # Errors
-    /// That the node stopped answering, or that nothing has moved for a long time.
-    pub async fn while_moving<T>(
+    /// The call's failure.
+    pub async fn remove(&self, name: &str, guard: Option<&Descriptor>) -> Result<bool, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.remove(name, guard).await,
+            Self::Plain(plain) => plain.remove(name).await,
+        }
+    }
+
+    /// Looks for blobs. Returns the labels of those that are there.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub async fn blobs(&self, digests: &[&Digest]) -> Result<Vec<Option<Labels>>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.blobs(digests).await,
+            Self::Plain(plain) => plain.blobs(digests).await,
+        }
+    }
+
+    /// Reads a blob. The failure comes as an item of the stream.
+    pub fn read(&self, digest: &str) -> BoxStream<'static, Result<Bytes, Failure>> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.read(digest),
+            Self::Plain(plain) => plain.read(digest),
+        }
+    }
+
+    /// Looks for unpacked layers. Returns the blobs that each is known to come from.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub async fn snapshots(&self, chains: &[&ChainId]) -> Result<Vec<Option<Blobs>>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.snapshots(chains).await,
+            Self::Plain(plain) => plain.snapshots(chains).await,
+        }
+    }
+
+    /// Makes a lease with labels. Returns the image names that it takes to hold something.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(super) async fn create_lease(
         &self,
-        moved: &AtomicU64,
-        what: &str,
-        work: impl Future<Output = T>,
-    ) -> Result<T, Failure> {
-        let stalled = async {
-            let mut before = 0;
-            loop {
-                // The last step, the node's own writing out, moves nothing.
-                tokio::time::sleep(STALLED).await;
-                let now = moved.load(Ordering::Relaxed);
-                if now == before {
-                    return now;
-                }
-                before = now;
-            }
-        };
-        tokio::select! {
-            biased;
-            done = self.race(Duration::MAX, what, work) => done,
-            at = stalled => {
-                let why = format!("nothing has moved for {} s, after {at} bytes", STALLED.as_secs());
-                Err(self.failure(what, &Status::deadline_exceeded(why)))
-            }
+        id: &str,
+        labels: &Labels,
+    ) -> Result<Vec<String>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.create_lease(id, labels).await.map(|()| Vec::new()),
+            Self::Plain(plain) => plain.create_lease(id, labels).await,
         }
     }
 
-    /// Turns a status into a failure that names node and step.
-    pub fn failure(&self, what: &str, status: &Status) -> Failure {
-        let code = status.code();
-        // When the exec has died, its own words say more than the broken pipe.
-        let died = self.dead.borrow().clone();
-        let text = match died {
-            Some(why) => why,
-            None => status.message().to_owned(),
-        };
-        let mut error = Error::new(
-            ErrorKind::Load,
-            format!("node {}: {what} failed", self.node.name),
-        );
-        if text.contains("no space left on device") {
-            error = error.hint(format!(
-                "make room on the node: `{}` lists images, `crictl rmi --prune` there removes unused ones",
-                self.node.exec_hint("crictl images")
-            ));
-        }
-        let shown = if text.is_empty() {
-            format!("{code:?}")
-        } else {
-            text.clone()
-        };
-        Failure {
-            code,
-            text,
-            error: error.because(shown),
+    /// Lists the leases that have a label.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(super) async fn leases(&self, label: &str) -> Result<Vec<Listed>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.leases(label).await,
+            Self::Plain(plain) => plain.leases(label).await,
         }
     }
-}
 
-/// Watches over a session: beats, and notes when the node or the exec is gone. The exec dies
-/// with this task.
-async fn keep(
-    channel: Channel,
-    mut end: End,
-    activity: Arc<Activity>,
-    patience: Duration,
-    died: watch::Sender<Option<String>>,
-) {
-    let beats = beat(channel, activity, patience);
-    let why = tokio::select! {
-        why = beats => why,
-        ended = end.wait() => {
-            let status = ended.status;
-            match ended.stderr.as_str() {
-                "" => format!("the exec into the node ended ({status})"),
-                said => format!("the exec into the node ended ({status}): {said}"),
-            }
-        }
-    };
-    tracing::debug!(%why, "session lost");
-    died.send_replace(Some(why));
-    // Ending the exec closes both pipes, which unblocks whatever still waits on them.
-    end.cut();
-}
-
-/// Asks for containerd's version now and then; returns when no byte has come for `patience`.
-async fn beat(channel: Channel, activity: Arc<Activity>, patience: Duration) -> String {
-    let pause = (patience / 3).clamp(Duration::from_millis(200), Duration::from_secs(3));
-    let mut client = containerd_client::services::v1::version_client::VersionClient::new(channel);
-    loop {
-        tokio::time::sleep(pause).await;
-        // The connection is shared: bytes of a bulk answer prove life as well as a beat does.
-        let asked = Instant::now();
-        let beat = client.version(Request::new(()));
-        tokio::pin!(beat);
-        loop {
-            tokio::select! {
-                _ = &mut beat => break,
-                () = tokio::time::sleep(pause) => {
-                    if asked.elapsed() >= patience && activity.idle() >= patience {
-                        return format!(
-                            "it has not answered for {} s; is it paused, or out of memory or disk?",
-                            activity.idle().as_secs()
-                        );
-                    }
-                }
-            }
+    /// Makes a lease hold things. Holding what does not exist succeeds too: look again afterwards.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub(super) async fn hold(&self, lease: &Lease, held: &[Held<'_>]) -> Result<(), Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.hold(lease, held).await,
+            Self::Plain(plain) => plain.hold(lease, held).await,
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Ends a lease. With `collect`, returns when what only it held is gone.
+    ///
+    /// # Errors
+    /// The call's failure; a lease that is gone already is none.
+    pub(super) async fn end_lease(&self, id: &str, collect: bool) -> Result<(), Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.end_lease(id, collect).await,
+            Self::Plain(plain) => plain.end_lease(id, collect).await,
+        }
+    }
 
-    #[test]
-    fn foreign_images_need_a_handler() {
-        let facts = |binfmt: &[&str]| Facts {
-            platform: Platform::linux("amd64", None),
-            free: None,
-            disk: String::new(),
-            discard: true,
-            binfmt: binfmt.iter().map(|s| (*s).to_owned()).collect(),
-            snapshotter: "overlayfs".into(),
-        };
-        let arm: Platform = "linux/arm64".parse().unwrap();
-        assert!(!facts(&[]).can_run(&arm));
-        assert!(!facts(&["qemu-arm", "python3.11"]).can_run(&arm));
-        assert!(facts(&["qemu-aarch64"]).can_run(&arm));
-        assert!(facts(&[]).can_run(&"linux/amd64".parse().unwrap()));
+    /// Puts an image onto the node, complete and unpacked, held by the lease and by nothing else.
+    ///
+    /// # Errors
+    /// Image error, if a layer is not what the manifest or the config says; load error otherwise.
+    pub async fn stage(
+        &self,
+        lease: &Lease,
+        image: &Arc<Image>,
+        inventory: &Inventory,
+        source: &Arc<dyn Source>,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<Staged> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.stage(lease, image, inventory, source, sent).await,
+            Self::Plain(plain) => plain.stage(lease, image, inventory, source, sent).await,
+        }
+    }
+
+    /// Asks the CRI which image it shows under a name or ID.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub async fn shown(&self, name: &str) -> Result<Option<String>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.shown(name).await,
+            Self::Plain(plain) => plain.shown(name).await,
+        }
+    }
+
+    /// Lists what the node's containers, running or not, were made of: names and image IDs.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub async fn used(&self) -> Result<BTreeSet<String>, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.used().await,
+            Self::Plain(plain) => plain.used().await,
+        }
     }
 }

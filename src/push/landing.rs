@@ -16,15 +16,17 @@ use crate::image::{Digest, chain_ids};
 use crate::job::Job;
 use crate::load;
 use crate::node::Session;
-use crate::node::content::{Expected, Write};
 use crate::node::inventory;
 use crate::node::lease::{self, Lease};
+use crate::node::tunnel::Tunnel;
+use crate::node::tunnel::content::{Expected, Write};
 use crate::report::Doing;
 use crate::source::{CHUNK, Source};
 
 /// One node.
 pub(super) struct Place {
-    session: Arc<Session>,
+    session: Session,
+    tunnel: Tunnel,
     lease: Lease,
     /// Whether it lacks any layer of the image.
     lacks: bool,
@@ -39,13 +41,13 @@ impl Place {
         if let Some(size) = self.unpacked.get(digest) {
             return Ok(Some(*size));
         }
-        Ok(inventory::held_blob(&self.session, &self.lease, digest).await?)
+        Ok(self.tunnel.held_blob(&self.lease, digest).await?)
     }
 
     /// Prepares to write a blob there.
     pub(super) fn write(&self, key: String) -> Write {
         Write {
-            session: Arc::clone(&self.session),
+            tunnel: self.tunnel.clone(),
             lease: self.lease.clone(),
             key,
             labels: HashMap::new(),
@@ -64,21 +66,23 @@ pub struct Landing {
 impl Landing {
     /// Makes a lease on every node and looks what of the image is unpacked there. What was made is
     /// returned with the first error.
-    pub async fn begin(sessions: &[Arc<Session>], record: &ImageRecord) -> (Self, Result<()>) {
+    pub async fn begin(tunnels: Vec<Tunnel>, record: &ImageRecord) -> (Self, Result<()>) {
         let chains = chain_ids(&record.diff_ids);
         let chains: Vec<_> = chains.iter().collect();
-        let places = join_all(sessions.iter().map(|session| async {
+        let places = join_all(tunnels.into_iter().map(|tunnel| async {
+            let session = Session::from(tunnel.clone());
             let mut place = Place {
-                session: Arc::clone(session),
-                lease: Lease::create(session).await?,
+                lease: Lease::create(&session).await?,
+                session: session.clone(),
+                tunnel,
                 lacks: true,
                 unpacked: HashMap::new(),
                 sent: Arc::default(),
             };
             // What killed runs left takes room. Others' leftovers are no reason to fail.
             let (found, swept) = tokio::join!(
-                inventory::unpacked(session, &place.lease, &chains),
-                lease::sweep(session)
+                inventory::unpacked(&session, &place.lease, &chains),
+                lease::sweep(&session)
             );
             if let Err(e) = swept {
                 tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
@@ -182,7 +186,7 @@ impl Landing {
         let held = self
             .places
             .iter()
-            .map(|place| (&*place.session, &place.lease));
+            .map(|place| (&place.session, &place.lease));
         load::let_go(job, held, failed).await;
     }
 }

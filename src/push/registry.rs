@@ -35,7 +35,7 @@ use super::{REPOSITORY, TAG, Target, ports};
 use crate::engine::ImageRecord;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST};
-use crate::node::content::Expected;
+use crate::node::tunnel::content::Expected;
 
 /// Uploads that flow to the nodes at the same time; others wait with what they have.
 const FLOWS: usize = 3;

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::landing::Landing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::node::content::{Expected, Promise};
+use crate::node::tunnel::content::{Expected, Promise};
 use crate::source::CHUNK;
 
 /// The largest blob that is kept in memory, in bytes.

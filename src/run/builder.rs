@@ -18,7 +18,7 @@ use crate::error::{Error, Result, one_line};
 use crate::image::Blobs;
 use crate::job::Job;
 use crate::load::{self, Load};
-use crate::node::{Session, snapshot};
+use crate::node::Session;
 use crate::report::Clock;
 
 /// Builds, and loads what the builder sends.
@@ -75,9 +75,13 @@ pub(super) async fn by_builder(
 
 /// Returns the blobs whose layers are unpacked on every node.
 async fn held_by_all(sessions: &[Arc<Session>]) -> Result<Blobs> {
-    let known = sessions
-        .iter()
-        .map(|session| async { snapshot::blobs_of_all(session).await.map_err(Error::from) });
+    let known = sessions.iter().map(|session| async {
+        match session.tunnel() {
+            Some(tunnel) => tunnel.all_blobs().await.map_err(Error::from),
+            // A node without one does not tell.
+            None => Ok(Blobs::new()),
+        }
+    });
     let mut known = try_join_all(known).await?.into_iter();
     let mut held = known.next().unwrap_or_default();
     for other in known {

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
 use crate::job::Job;
 use crate::load::{self, Load};
+use crate::node::tunnel::Tunnel;
 use crate::node::{Session, find as on_node, inventory};
 use crate::push::{Landed, Landing, Registry};
 use crate::reference::Reference;
@@ -89,10 +90,12 @@ async fn try_each_way(
             other => return other,
         }
     }
-    if by_push(job, engine)? {
+    if by_push(job, engine)?
+        && let Some(tunnels) = tunnels(job, to.sessions)
+    {
         // What a node has lost since it was asked, it gets at the second try.
         for _ in 0..2 {
-            match push(job, engine, to, delivery, clock).await? {
+            match push(job, engine, (to, &tunnels), delivery, clock).await? {
                 Pushed::Loaded(outcome) => return Ok(*outcome),
                 Pushed::Short(why) => job.step(|| format!("trying again: {why}")),
                 Pushed::Not(why) => {
@@ -121,6 +124,22 @@ fn by_push(job: &Job, engine: &Engine) -> Result<bool> {
     }
 }
 
+/// Returns the tunnels to the nodes, through which uploads go; none, if a node has no tunnel.
+fn tunnels(job: &Job, sessions: &[Arc<Session>]) -> Option<Vec<Tunnel>> {
+    let mut tunnels = Vec::new();
+    for session in sessions {
+        let Some(tunnel) = session.tunnel() else {
+            job.step(|| {
+                let node = &session.node().name;
+                format!("saving, because uploads cannot go on to node {node}: it has no tunnel")
+            });
+            return None;
+        };
+        tunnels.push(tunnel.clone());
+    }
+    Some(tunnels)
+}
+
 /// What became of a push.
 enum Pushed {
     /// Every node has the image.
@@ -135,13 +154,13 @@ enum Pushed {
 async fn push(
     job: &Job,
     engine: &Engine,
-    to: &Destination<'_>,
+    (to, tunnels): (&Destination<'_>, &[Tunnel]),
     delivery: &Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Pushed> {
     let began = Instant::now();
     load::bound(job, to.sessions);
-    let (landing, begun) = Landing::begin(to.sessions, &delivery.record).await;
+    let (landing, begun) = Landing::begin(tunnels.to_vec(), &delivery.record).await;
     let landing = Arc::new(landing);
     let done = async {
         begun?;

@@ -56,7 +56,7 @@ pub(super) async fn fetch<F: FnOnce() -> Result<Platform>>(
                 None => {
                     let opening = async {
                         let node = cluster::node(&node, &job.env).await?;
-                        Session::open(&node, job.patience).await
+                        Session::open(&node, job).await
                     };
                     Arc::new(job.cancel.unless(opening).await?)
                 }

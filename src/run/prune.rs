@@ -18,7 +18,7 @@ use crate::job::Job;
 use crate::load;
 use crate::lock::ClusterLock;
 use crate::node::lease::Lease;
-use crate::node::{Session, cri, find as on_node, images, name};
+use crate::node::{Session, find as on_node, images, name};
 use crate::reference::Reference;
 
 /// How long the CRI may take to follow containerd's events.
@@ -190,7 +190,7 @@ pub(super) async fn prune_nodes(
 
 /// Finds what kindlift loaded into a node, by the digest that the names stand for.
 async fn look(session: &Session) -> Result<HashMap<String, OnNode>> {
-    let (records, used) = futures_util::try_join!(images::list(session), images::used(session))?;
+    let (records, used) = futures_util::try_join!(session.all_records(None), session.used())?;
     let mut found: HashMap<String, OnNode> = HashMap::new();
     for record in records {
         let Some(target) = &record.target else {
@@ -360,9 +360,7 @@ async fn settle(session: &Session, images: &HashMap<String, OnNode>) -> Result<(
         .filter(|name| name.starts_with("sha256:"));
     for id in ids {
         loop {
-            let status = cri::image_status(session.channel(), id);
-            let answer = session.call("asking the CRI", status).await?;
-            if answer.image.is_none() {
+            if session.shown(id).await?.is_none() {
                 break;
             }
             if Instant::now() > until {

@@ -1,12 +1,8 @@
 //! An image out of a node: into another cluster, onto nodes that lack it, or into a file.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use containerd_client::services::v1::content_client::ContentClient;
-use containerd_client::services::v1::{ReadContentRequest, ReadContentResponse};
-use containerd_client::tonic::Streaming;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::{CHUNK, Source};
@@ -15,9 +11,6 @@ use crate::image::{Digest, Image, Platform};
 use crate::job::Job;
 use crate::node::{Session, find};
 use crate::reference::Reference;
-
-/// How long a living node may take for the next piece of a blob.
-const STALLED: Duration = Duration::from_secs(60);
 
 /// The content of a node.
 struct NodeBlobs {
@@ -79,49 +72,20 @@ impl NodeBlobs {
     }
 }
 
-/// An answer that is being read; none, before the node was asked.
-type Reading = Option<Box<Streaming<ReadContentResponse>>>;
-
 impl Source for NodeBlobs {
     fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
         let (session, name, blob) = (Arc::clone(&self.session), self.name.clone(), blob.clone());
-        let what = format!("reading {blob}");
-        let pieces = stream::try_unfold(Reading::None, move |reading| {
-            let (session, name) = (Arc::clone(&session), name.clone());
-            let (blob, what) = (blob.clone(), what.clone());
-            async move {
-                let next = async {
-                    let mut open = match reading {
-                        Some(open) => open,
-                        None => {
-                            let request = ReadContentRequest {
-                                digest: blob.to_string(),
-                                ..ReadContentRequest::default()
-                            };
-                            let request = session.request(request, None);
-                            let mut client = ContentClient::new(session.channel());
-                            Box::new(client.read(request).await?.into_inner())
-                        }
-                    };
-                    let piece = open.message().await?;
-                    Ok(piece.map(|piece| (Bytes::from(piece.data), Some(open))))
-                };
-                match session.race(STALLED, &what, next).await? {
-                    Ok(next) => Ok(next),
-                    Err(status) => {
-                        let failure = session.failure(&what, &status);
-                        Err(match failure.not_found() {
-                            true => NodeBlobs::discarded(&session, &name, &blob),
-                            false => failure.into(),
-                        })
-                    }
-                }
-            }
-        });
-        pieces
-            .map(|piece| match piece {
+        session
+            .read(blob.as_str())
+            .map(move |piece| match piece {
                 Ok(bytes) => stream::iter(split(bytes).map(Ok)).left_stream(),
-                Err(e) => stream::iter([Err(e)]).right_stream(),
+                Err(failure) => {
+                    let error = match failure.not_found() {
+                        true => NodeBlobs::discarded(&session, &name, &blob),
+                        false => failure.into(),
+                    };
+                    stream::iter([Err(error)]).right_stream()
+                }
             })
             .flatten()
             .boxed()

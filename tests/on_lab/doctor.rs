@@ -182,12 +182,10 @@ fn nodes_without_perl_or_crictl_and_with_other_settings() {
     );
     let worker = cluster.worker();
     let perl = Without::new(worker, "/usr/bin/perl");
-    let run = run::run(&mut doctor(&cluster.name)).expect(5);
-    let fix = says(&run, "tunnel", "fail", &format!("{worker}: it has no perl"));
-    assert!(
-        fix.contains("kindlift needs perl in the node image"),
-        "{fix}"
-    );
+    let run = run::run(&mut doctor(&cluster.name)).expect(0);
+    let slower = format!("{worker}: no perl that runs: ctr and crictl are used instead");
+    let fix = says(&run, "tunnel", "warn", &slower);
+    assert!(fix.contains("a node image with perl"), "{fix}");
     says(&run, "containerd", "ok", "2.");
     // A proxy on loopback is the node itself; its password is nobody's business.
     says(

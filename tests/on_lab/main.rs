@@ -36,6 +36,7 @@ mod memory;
 mod output;
 mod overtaken;
 mod peers;
+mod plain;
 mod prune;
 mod push;
 mod signals;

@@ -367,7 +367,7 @@ fn runnable(theme: &str) -> App {
 
 /// Writes the app's `image.tar` as Docker 25.0.0 wrote archives: it went through the layers of the
 /// OCI manifest in a map's order, and those that are alike once. Returns the new archive.
-fn as_docker_25_wrote_it(app: &App, name: &str, order: impl Fn(&mut Vec<Value>)) -> String {
+pub fn as_docker_25_wrote_it(app: &App, name: &str, order: impl Fn(&mut Vec<Value>)) -> String {
     let folder = app.path(name);
     std::fs::create_dir(&folder).unwrap();
     let tar = |args: &[&str]| {

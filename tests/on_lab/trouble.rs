@@ -7,13 +7,13 @@ use crate::lab::{self, App, Cluster, Node};
 use crate::run;
 
 /// The state of the nodes as the test found them. Taken before anything is asked of kindlift.
-struct Before<'a> {
+pub struct Before<'a> {
     cluster: &'a Cluster,
     nodes: Vec<Node>,
 }
 
 impl<'a> Before<'a> {
-    fn of(cluster: &'a Cluster) -> Self {
+    pub fn of(cluster: &'a Cluster) -> Self {
         // What nothing holds any more may go at any time, a discarded layer for one: now.
         lab::on_each(&cluster.nodes, |node| {
             let collect = "ctr -n k8s.io leases create --id collect >/dev/null \
@@ -24,9 +24,13 @@ impl<'a> Before<'a> {
         Self { cluster, nodes }
     }
 
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// Requires that everything is as it was: names, content, snapshots, leases, ingests.
     #[track_caller]
-    fn is_now(&self) {
+    pub fn is_now(&self) {
         for ((node, before), after) in self
             .cluster
             .nodes
@@ -317,23 +321,6 @@ fn a_node_whose_crictl_does_not_confirm() {
         assert_eq!(app.names_on(node), names.clone().into(), "{node}");
         assert_eq!(lab::crictl(node, &app.on_node("new")), None, "{node}");
     }
-}
-
-#[test]
-fn a_node_without_perl() {
-    let cluster = Cluster::new("perl", 0, &[]);
-    let before = Before::of(&cluster);
-    let app = App::new("perl");
-    let node = &cluster.nodes[0];
-    let _perl = Without::new(node, "/usr/bin/perl");
-    run::run(&mut app.build("dev", &cluster.name))
-        .expect(5)
-        .says(&format!(
-            "error: cannot reach containerd on node {node}: it has no perl\n"
-        ))
-        .says("  hint: kindlift needs perl in the node image");
-    before.is_now();
-    app.is_nowhere(&cluster.nodes);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The test itself.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::lab::{self, Cluster, Node};
@@ -42,8 +43,9 @@ struct Soak {
 }
 
 impl Soak {
-    fn new(seed: u64) -> Self {
-        let pair = Pair::new("kill");
+    fn new(seed: u64, way: &'static str) -> Self {
+        let mut pair = Pair::new("kill");
+        pair.way = Some(way);
         let cluster = Cluster::new("kill", 2, &[]);
         let targets = cluster.nodes.iter().map(|name| Target::new(name)).collect();
         let empty = collected(&cluster);
@@ -256,22 +258,35 @@ fn pick<'a, T>(random: &mut fastrand::Rng, all: &'a [T]) -> &'a T {
     &all[random.usize(..all.len())]
 }
 
-#[test]
-fn killed_at_any_moment() {
-    let runs = number("KINDLIFT_SOAK_RUNS").unwrap_or(20);
+fn soak(way: &'static str, every: u64) {
+    // Each needs the machine for itself: moments are parts of the time that a load takes.
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runs = number("KINDLIFT_SOAK_RUNS").unwrap_or(20).div_ceil(every);
     let seed = number("KINDLIFT_SOAK_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     run::tell(&format!(
-        "{runs} runs; the same choices again: KINDLIFT_SOAK_SEED={seed}"
+        "{runs} runs, {way}; the same choices again: KINDLIFT_SOAK_SEED={seed}"
     ));
-    let mut soak = Soak::new(seed);
+    let mut soak = Soak::new(seed, way);
     let began = Instant::now();
     let mut holds = None;
     for n in 0..runs {
         holds = soak.turn(usize::try_from(n).unwrap(), holds);
     }
     run::tell(&format!(
-        "{runs} runs in {} s, seed {seed}\n{}",
+        "{runs} runs, {way}, in {} s, seed {seed}\n{}",
         began.elapsed().as_secs(),
         soak.tally
     ));
+}
+
+#[test]
+fn killed_at_any_moment() {
+    soak("tunnel", 1);
+}
+
+/// The same where ctr and crictl are all there is; half as often, because each load takes longer.
+#[test]
+fn killed_at_any_moment_without_a_tunnel() {
+    soak("plain", 2);
 }

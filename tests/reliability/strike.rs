@@ -6,14 +6,14 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab;
-use crate::run::Running;
+use crate::run::{self, Running};
 
 /// What is struck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Strike {
     /// kindlift itself.
     Kindlift,
-    /// The exec that is the tunnel to one node.
+    /// The exec that is the tunnel to one node; without one, what feeds an import there.
     Exec,
     /// A node's containerd, which its init starts again.
     Containerd,
@@ -53,12 +53,18 @@ impl Strike {
                 kindlift.signal(Signal::KILL);
                 true
             }
-            Self::Exec => kill(|process| node.runs(process) && process.has(&["perl", "-e"])),
+            Self::Exec => kill(|process| {
+                node.runs(process)
+                    && (process.has(&["perl", "-e"]) || process.has(&["ctr", "images", "import"]))
+            }),
             Self::Containerd => {
                 kill(|process| node.runs(process) && process.words == ["containerd"])
             }
             Self::PauseBriefly | Self::Pause => {
-                lab::docker(&["pause", &node.name]);
+                // runc gives up where processes begin faster than it freezes them.
+                run::wait_until("the node is paused", run::DEADLINE, || {
+                    run::run(lab::program("docker").args(["pause", &node.name])).code == 0
+                });
                 true
             }
             Self::Restart => {

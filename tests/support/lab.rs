@@ -88,9 +88,14 @@ pub fn var(name: &str) -> &'static str {
 /// How an image can leave its engine; what must hold holds for both.
 pub const WAYS: [&str; 2] = ["push", "save"];
 
-/// The kindlift under test, in the lab's environment and nothing else.
+/// The kindlift under test, in the lab's environment and nothing else; by `KINDLIFT_TEST_SESSION` in
+/// ours it is told which way to take to the nodes, so that any test shows it for either.
 pub fn kindlift() -> Command {
-    in_lab(lab(), env!("CARGO_BIN_EXE_kindlift"))
+    let mut command = in_lab(lab(), env!("CARGO_BIN_EXE_kindlift"));
+    if let Some(way) = std::env::var_os("KINDLIFT_TEST_SESSION") {
+        command.env("KINDLIFT_SESSION", way);
+    }
+    command
 }
 
 /// Runs a docker command that must succeed; returns its stdout.

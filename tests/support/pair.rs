@@ -52,6 +52,8 @@ pub type Holds = Option<Colour>;
 /// Both images, in the engine and in files.
 pub struct Pair {
     pub app: App,
+    /// Which way to take to the nodes, if it is not left to kindlift.
+    pub way: Option<&'static str>,
     ids: [String; 2],
 }
 
@@ -82,7 +84,11 @@ impl Pair {
             let config = manifest[0]["Config"].as_str().unwrap();
             format!("sha256:{}", config.rsplit('/').next().unwrap())
         });
-        Self { app, ids }
+        Self {
+            app,
+            way: None,
+            ids,
+        }
     }
 
     /// The load of one of them under the common tag; it tells its steps.
@@ -98,6 +104,7 @@ impl Pair {
         };
         let mut kindlift = lab::kindlift();
         kindlift.args(["load", &source, "--cluster", cluster, "--verbose"]);
+        kindlift.envs(self.way.map(|way| ("KINDLIFT_SESSION", way)));
         kindlift
     }
 

@@ -2,17 +2,61 @@
 
 use std::io::{self, Write};
 
+use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
-use futures_util::StreamExt;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use sha2::{Digest as _, Sha256};
 use zstd::stream::write::Decoder;
 
 use super::output::Entry;
 use crate::error::{Error, Result};
-use crate::image::{Compression, Digest, Image, Layer, refused, wrong_diff_id};
+use crate::image::{Compression, DiffId, Digest, Image, Layer, refused, wrong_diff_id};
 use crate::source::Source;
 
 const DAMAGED: &str = "the source is damaged: build, save or push the image again";
+
+/// Opens a layer's blob as it is stored. What is not what the manifest and the config say is an
+/// error: of its last piece, if not before.
+pub(crate) fn checked(
+    image: &Image,
+    index: usize,
+    source: &dyn Source,
+) -> BoxStream<'static, Result<Bytes>> {
+    let layer = &image.layers[index];
+    // What is stored uncompressed is checked by its one digest.
+    let content = match layer.compression {
+        Compression::None => Ok(None),
+        _ => Inflate::new(layer, io::sink(), index).map(Some),
+    };
+    let content = match content {
+        Ok(content) => content,
+        Err(e) => return stream::once(async { Err(e) }).boxed(),
+    };
+    let state = (
+        source.open(&layer.digest),
+        Blob::new(layer, index),
+        content,
+        diff_ids(image),
+    );
+    stream::try_unfold(
+        state,
+        |(mut pieces, mut blob, mut content, diff_ids)| async {
+            let Some(piece) = pieces.next().await else {
+                blob.end()?;
+                if let Some(content) = content {
+                    content.end(&diff_ids)?;
+                }
+                return Ok(None);
+            };
+            let piece = blob.take(piece?)?;
+            if let Some(content) = &mut content {
+                content.take(&piece)?;
+            }
+            Ok(Some((piece, (pieces, blob, content, diff_ids))))
+        },
+    )
+    .boxed()
+}
 
 /// Writes a layer's blob as it is. Returns its size.
 pub(super) async fn stored(
@@ -21,27 +65,12 @@ pub(super) async fn stored(
     source: &dyn Source,
     mut entry: Entry<'_>,
 ) -> Result<u64> {
-    let layer = &image.layers[index];
-    // What is stored uncompressed is checked by its one digest.
-    let mut content = match layer.compression {
-        Compression::None => None,
-        _ => Some(Inflate::new(layer, io::sink(), index)?),
-    };
-    let mut blob = Blob::new(layer, index);
-    let mut pieces = source.open(&layer.digest);
+    let mut pieces = checked(image, index, source);
     while let Some(piece) = pieces.next().await {
-        let piece = blob.take(piece?)?;
-        entry.write(&piece)?;
-        if let Some(content) = &mut content {
-            content.take(&piece)?;
-        }
-    }
-    blob.end()?;
-    if let Some(content) = content {
-        content.end(image)?;
+        entry.write(&piece?)?;
     }
     entry.end()?;
-    Ok(layer.size)
+    Ok(image.layers[index].size)
 }
 
 /// Writes a layer uncompressed. Returns its size so.
@@ -63,30 +92,35 @@ pub(super) async fn uncompressed(
         content.take(&piece)?;
     }
     blob.end()?;
-    let size = content.end(image)?;
+    let size = content.end(&diff_ids(image))?;
     entry.end()?;
     Ok(size)
 }
 
+fn diff_ids(image: &Image) -> Vec<DiffId> {
+    let layers = image.layers.iter();
+    layers.map(|layer| layer.diff_id.clone()).collect()
+}
+
 /// A blob as it comes.
-struct Blob<'a> {
-    layer: &'a Layer,
+struct Blob {
+    layer: Layer,
     index: usize,
     hasher: Sha256,
     len: u64,
 }
 
-impl<'a> Blob<'a> {
-    fn new(layer: &'a Layer, index: usize) -> Self {
+impl Blob {
+    fn new(layer: &Layer, index: usize) -> Self {
         Self {
-            layer,
+            layer: layer.clone(),
             index,
             hasher: Sha256::new(),
             len: 0,
         }
     }
 
-    fn take(&mut self, piece: bytes::Bytes) -> Result<bytes::Bytes> {
+    fn take(&mut self, piece: Bytes) -> Result<Bytes> {
         self.hasher.update(&piece);
         self.len += piece.len() as u64;
         match self.len > self.layer.size {
@@ -159,7 +193,7 @@ impl<W: Takes> Inflate<W> {
     }
 
     /// Compares what came out with the config; returns its size.
-    fn end(mut self, image: &Image) -> Result<u64> {
+    fn end(mut self, diff_ids: &[DiffId]) -> Result<u64> {
         let done = match &mut self.way {
             Way::Gzip(decoder) => decoder.try_finish(),
             Way::Zstd(decoder) => decoder.do_finish(),
@@ -168,10 +202,9 @@ impl<W: Takes> Inflate<W> {
         let counted = self.counted();
         let (len, hasher) = (counted.len, counted.hasher.clone());
         let found = Digest::of_hash(&hasher.finalize());
-        let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
         match found == diff_ids[self.index].0 {
             true => Ok(len),
-            false => Err(wrong_diff_id(self.index, &diff_ids, &found)),
+            false => Err(wrong_diff_id(self.index, diff_ids, &found)),
         }
     }
 

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
+pub(crate) use layer::checked;
 pub use output::Output;
 
 use super::{Compression, DiffId, Digest, Document, Image, refused};
@@ -21,7 +22,7 @@ use crate::source::Source;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// How an image is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -92,7 +93,7 @@ pub async fn pack(
 
 /// Refuses an image in which one blob is two layers of different content: it would be written, and
 /// so checked, only once.
-fn agree(image: &Image) -> Result<()> {
+pub(crate) fn agree(image: &Image) -> Result<()> {
     let mut known: HashMap<&Digest, &DiffId> = HashMap::new();
     for (i, layer) in image.layers.iter().enumerate() {
         let before = known.insert(&layer.digest, &layer.diff_id);

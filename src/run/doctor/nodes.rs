@@ -54,11 +54,12 @@ pub struct Looks {
 /// Looks at every node that runs.
 pub async fn look(job: &Job, nodes: &[Node]) -> Looks {
     let running = nodes.iter().filter(|node| node.state == State::Running);
-    let looks = join_all(running.map(|node| look_at(node, job.patience))).await;
+    let looks = join_all(running.map(|node| look_at(node, job))).await;
     Looks { looks }
 }
 
-async fn look_at(node: &Node, patience: Duration) -> Look {
+async fn look_at(node: &Node, job: &Job) -> Look {
+    let patience = job.patience;
     let late = || {
         Error::new(
             ErrorKind::Cluster,
@@ -74,7 +75,7 @@ async fn look_at(node: &Node, patience: Duration) -> Look {
     let exec = exec.await;
     let session = async {
         let began = Instant::now();
-        let session = Session::open(node, patience).await?;
+        let session = Session::open(node, job).await?;
         Ok((Arc::new(session), began.elapsed()))
     };
     let (session, words) = futures_util::join!(within(patience, session), async {
@@ -315,7 +316,14 @@ fn tunnel(look: &Look) -> Option<Told> {
     // Without an exec there is no tunnel, which is said already.
     look.exec.as_ref().ok()?;
     Some(match &look.session {
-        Ok(_) => Told::ok("containerd answers through it; perl is there"),
+        Ok((session, _)) if session.tunnel().is_some() => {
+            Told::ok("containerd answers through it; perl is there")
+        }
+        Ok(_) => Told::bad(
+            Verdict::Warn,
+            "no perl that runs: ctr and crictl are used instead, which is slower",
+            "use a node image with perl, as kindest/node images are",
+        ),
         Err(e) => Told::error(e),
     })
 }
@@ -334,7 +342,7 @@ fn containerd(_: &Node, words: &Words) -> Told {
         _ => Told::bad(
             Verdict::Fail,
             "not found",
-            "is it a Kind node? kindlift needs containerd, crictl and perl in it",
+            "is it a Kind node? kindlift needs containerd and crictl in it",
         ),
     }
 }

@@ -15,8 +15,8 @@ use crate::cluster::{self, Cluster, Node, State};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::job::Job;
+use crate::node::Session;
 use crate::node::find::{self as on_node, Held};
-use crate::node::{Session, images};
 use crate::reference::Reference;
 use crate::run::wanted;
 
@@ -191,7 +191,7 @@ fn choose<'a>(pods: &'a [Pod], name: &str, namespace: &str) -> Result<Vec<&'a Po
 async fn open(job: &Job, cluster: &Cluster) -> Vec<(Node, Result<Arc<Session>>)> {
     let opening = cluster.nodes.iter().map(|node| async {
         let session = match node.state {
-            State::Running => within(job.patience, Session::open(node, job.patience))
+            State::Running => within(job.patience, Session::open(node, job))
                 .await
                 .unwrap_or_else(|| Err(Error::new(ErrorKind::Cluster, silent(job.patience)))),
             _ => Err(Error::new(ErrorKind::Cluster, "it does not run")),
@@ -335,7 +335,8 @@ async fn holding(session: Result<&Session, &Error>, image: &Reference) -> Holdin
             Held::Whole(held) => Holding::Foreign(held.platform.to_string()),
             Held::Broken(why) => Holding::Broken(why),
             Held::Absent => {
-                let names = images::list(session)
+                let names = session
+                    .all_records(None)
                     .await?
                     .into_iter()
                     .map(|record| record.name);

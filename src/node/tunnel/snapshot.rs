@@ -15,11 +15,13 @@ use containerd_client::services::v1::snapshots::{
 };
 use containerd_client::tonic::Response;
 use containerd_client::types::{Descriptor, Mount};
+use futures_util::future::try_join_all;
 
-use super::lease::Lease;
-use super::session::{Failure, Session};
+use super::Tunnel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{AGAIN, Blobs, ChainId, Image, Layer, refused, wrong_diff_id};
+use crate::node::Failure;
+use crate::node::lease::{Held, Lease};
 
 /// The least speed at which a node is taken to unpack, in bytes a second: such a step tells
 /// nothing of how far it is, and may take that long while the node is alive.
@@ -29,21 +31,55 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// Label of a snapshot; a blob's hex digits follow, and its value is the blob's size in bytes.
 const BLOB: &str = "io.kindlift.blob.";
 
-/// Looks a committed snapshot up; returns the blobs that it is labelled with: those that its layer is
-/// known as, compressed and uncompressed.
-///
-/// # Errors
-/// The call's failure.
-pub async fn find(session: &Session, chain: &ChainId) -> Result<Option<Blobs>, Failure> {
-    let request = session.request(
+impl Tunnel {
+    /// Looks committed snapshots up; returns the blobs that each is labelled with: those that its
+    /// layer is known as, compressed and uncompressed.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub(crate) async fn snapshots(
+        &self,
+        chains: &[&ChainId],
+    ) -> Result<Vec<Option<Blobs>>, Failure> {
+        try_join_all(chains.iter().map(|chain| find(self, chain))).await
+    }
+
+    /// Returns the blobs that all unpacked layers are labelled with.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(crate) async fn all_blobs(&self) -> Result<Blobs, Failure> {
+        let request = self.request(
+            ListSnapshotsRequest {
+                snapshotter: self.facts().snapshotter.clone(),
+                filters: vec!["kind==committed".to_owned()],
+            },
+            None,
+        );
+        let mut client =
+            SnapshotsClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE);
+        let listing = async {
+            let mut found = Blobs::new();
+            let mut stream = client.list(request).await?.into_inner();
+            while let Some(part) = stream.message().await? {
+                found.extend(part.info.iter().flat_map(|info| blobs(&info.labels)));
+            }
+            Ok(Response::new(found))
+        };
+        self.call("listing the layers", listing).await
+    }
+}
+
+async fn find(tunnel: &Tunnel, chain: &ChainId) -> Result<Option<Blobs>, Failure> {
+    let request = tunnel.request(
         StatSnapshotRequest {
-            snapshotter: session.facts().snapshotter.clone(),
+            snapshotter: tunnel.facts().snapshotter.clone(),
             key: chain.to_string(),
         },
         None,
     );
-    let mut client = SnapshotsClient::new(session.channel());
-    match session
+    let mut client = SnapshotsClient::new(tunnel.channel());
+    match tunnel
         .call("looking for a layer", client.stat(request))
         .await
     {
@@ -54,30 +90,6 @@ pub async fn find(session: &Session, chain: &ChainId) -> Result<Option<Blobs>, F
         Err(failure) if failure.not_found() => Ok(None),
         Err(failure) => Err(failure),
     }
-}
-
-/// Returns the blobs of all layers that are unpacked on a node.
-///
-/// # Errors
-/// The call's failure.
-pub async fn blobs_of_all(session: &Session) -> Result<Blobs, Failure> {
-    let request = session.request(
-        ListSnapshotsRequest {
-            snapshotter: session.facts().snapshotter.clone(),
-            filters: vec!["kind==committed".to_owned()],
-        },
-        None,
-    );
-    let mut client = SnapshotsClient::new(session.channel()).max_decoding_message_size(MAX_MESSAGE);
-    let listing = async {
-        let mut found = Blobs::new();
-        let mut stream = client.list(request).await?.into_inner();
-        while let Some(part) = stream.message().await? {
-            found.extend(part.info.iter().flat_map(|info| blobs(&info.labels)));
-        }
-        Ok(Response::new(found))
-    };
-    session.call("listing the layers", listing).await
 }
 
 fn blobs(labels: &HashMap<String, String>) -> Blobs {
@@ -101,12 +113,12 @@ fn labels(blobs: &Blobs) -> HashMap<String, String> {
 ///
 /// # Errors
 /// The call's failure; none, if the snapshot is not there.
-pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
+pub(super) async fn note(tunnel: &Tunnel, layer: &Layer) -> Result<(), Failure> {
     let labels = labels(&HashMap::from([(layer.digest.clone(), layer.size)]));
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    let request = session.request(
+    let request = tunnel.request(
         UpdateSnapshotRequest {
-            snapshotter: session.facts().snapshotter.clone(),
+            snapshotter: tunnel.facts().snapshotter.clone(),
             info: Some(Info {
                 name: layer.chain_id.to_string(),
                 labels,
@@ -116,8 +128,8 @@ pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
         },
         None,
     );
-    let mut client = SnapshotsClient::new(session.channel());
-    match session
+    let mut client = SnapshotsClient::new(tunnel.channel());
+    match tunnel
         .call("labelling a layer", client.update(request))
         .await
     {
@@ -130,16 +142,21 @@ pub async fn note(session: &Session, layer: &Layer) -> Result<(), Failure> {
 ///
 /// # Errors
 /// Image error, if the layer's content is not what the config says; load error otherwise.
-pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usize) -> Result<()> {
+pub(super) async fn unpack(
+    tunnel: &Tunnel,
+    lease: &Lease,
+    image: &Image,
+    index: usize,
+) -> Result<()> {
     let layer = &image.layers[index];
-    let snapshotter = session.facts().snapshotter.clone();
+    let snapshotter = tunnel.facts().snapshotter.clone();
     let key = format!("{}-extract-{index}", lease.id);
     let parent = match index.checked_sub(1) {
         Some(below) => image.layers[below].chain_id.to_string(),
         None => String::new(),
     };
-    let mut snapshots = SnapshotsClient::new(session.channel());
-    let request = session.request(
+    let mut snapshots = SnapshotsClient::new(tunnel.channel());
+    let request = tunnel.request(
         PrepareSnapshotRequest {
             snapshotter: snapshotter.clone(),
             key: key.clone(),
@@ -149,14 +166,11 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
         Some(&lease.id),
     );
     let what = format!("preparing layer {}", index + 1);
-    let mounts = session
-        .call(&what, snapshots.prepare(request))
-        .await?
-        .mounts;
-    let raw = apply(session, lease, image, index, mounts).await?;
+    let mounts = tunnel.call(&what, snapshots.prepare(request)).await?.mounts;
+    let raw = apply(tunnel, lease, image, index, mounts).await?;
     let mut blobs = Blobs::from([(layer.diff_id.0.clone(), raw)]);
     blobs.insert(layer.digest.clone(), layer.size);
-    let request = session.request(
+    let request = tunnel.request(
         CommitSnapshotRequest {
             snapshotter: snapshotter.clone(),
             name: layer.chain_id.to_string(),
@@ -166,28 +180,27 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
         Some(&lease.id),
     );
     let what = format!("committing layer {}", index + 1);
-    match session
+    match tunnel
         .call_within(deadline(layer.size), &what, snapshots.commit(request))
         .await
     {
         Ok(_) => Ok(()),
         // Another loader was quicker. Ours goes, theirs is held.
         Err(failure) if failure.already_exists() => {
-            let request = session.request(
+            let request = tunnel.request(
                 RemoveSnapshotRequest {
                     snapshotter: snapshotter.clone(),
                     key,
                 },
                 Some(&lease.id),
             );
-            session
+            tunnel
                 .call("removing a spare snapshot", snapshots.remove(request))
                 .await?;
-            let kind = format!("snapshots/{snapshotter}");
-            lease
-                .hold(session, &kind, &layer.chain_id.to_string())
+            tunnel
+                .hold(lease, &[Held::Snapshot(&layer.chain_id)])
                 .await?;
-            match find(session, &layer.chain_id).await? {
+            match find(tunnel, &layer.chain_id).await? {
                 Some(_) => Ok(()),
                 None => Err(failure.into()),
             }
@@ -198,14 +211,14 @@ pub async fn unpack(session: &Session, lease: &Lease, image: &Image, index: usiz
 
 /// Applies a layer's blob to the mounts and compares the diff ID. Returns the uncompressed size.
 async fn apply(
-    session: &Session,
+    tunnel: &Tunnel,
     lease: &Lease,
     image: &Image,
     index: usize,
     mounts: Vec<Mount>,
 ) -> Result<u64> {
     let layer = &image.layers[index];
-    let request = session.request(
+    let request = tunnel.request(
         ApplyRequest {
             diff: Some(Descriptor {
                 media_type: layer.media_type.clone(),
@@ -218,9 +231,9 @@ async fn apply(
         },
         Some(&lease.id),
     );
-    let mut client = DiffClient::new(session.channel());
+    let mut client = DiffClient::new(tunnel.channel());
     let what = format!("unpacking layer {}", index + 1);
-    let applied = session
+    let applied = tunnel
         .call_within(deadline(layer.size * 4), &what, client.apply(request))
         .await
         .map_err(|failure| match damaged(&failure.text) {
@@ -241,7 +254,7 @@ async fn apply(
         }
         Err(e) => Err(Error::new(
             ErrorKind::Load,
-            format!("node {}: {what} gave no digest", session.node().name),
+            format!("node {}: {what} gave no digest", tunnel.node().name),
         )
         .because(e)),
     }
@@ -249,7 +262,7 @@ async fn apply(
 
 /// Tells whether containerd could not unpack a layer because of what is in it: the words of Go's
 /// tar and gzip, of klauspost's zstd and of pigz, which containerd prefers where it is installed.
-fn damaged(text: &str) -> bool {
+pub(crate) fn damaged(text: &str) -> bool {
     let signs = [
         "archive/tar:",
         "gzip:",
@@ -263,7 +276,7 @@ fn damaged(text: &str) -> bool {
     !text.contains("no space left") && signs.iter().any(|sign| text.contains(sign))
 }
 
-fn deadline(bytes: u64) -> Duration {
+pub(crate) fn deadline(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / SLOWEST)
 }
 

@@ -53,7 +53,7 @@ if (opendir(my $dir, '/proc/sys/fs/binfmt_misc')) {
         push @binfmt, $name if slurp("/proc/sys/fs/binfmt_misc/$name") =~ /^enabled/;
     }
 }
-write_all(\*STDOUT, "kindlift-relay 1\nmachine $machine\nfree $free\ndisk $disk\ndiscard $discard\nbinfmt @binfmt\n\n")
+write_all(\*STDOUT, "kindlift 1\nmachine $machine\nfree $free\ndisk $disk\ndiscard $discard\nbinfmt @binfmt\n\n")
     or exit 1;
 
 my $child = fork;

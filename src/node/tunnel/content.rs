@@ -8,69 +8,122 @@ use std::time::Duration;
 use bytes::Bytes;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{
-    Info, InfoRequest, UpdateRequest, WriteAction, WriteContentRequest,
+    Info, InfoRequest, ReadContentRequest, ReadContentResponse, UpdateRequest, WriteAction,
+    WriteContentRequest,
 };
-use containerd_client::tonic::Status;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
+use containerd_client::tonic::{Status, Streaming};
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::lease::Lease;
-use super::session::{Failure, Session};
+use super::{CALL, Tunnel};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{AGAIN, Digest};
+use crate::node::Failure;
+use crate::node::lease::{Held, Lease};
+use crate::node::session::Labels;
 
 /// The largest answer that is read, in bytes: containerd's own limit.
 const MAX_MESSAGE: usize = 16 << 20;
 /// How often a source that has nothing yet is taken for a sign of life.
 const WAIT: Duration = Duration::from_secs(30);
 
-/// Tells whether a node has a blob.
-///
-/// # Errors
-/// The call's failure.
-pub async fn has_blob(session: &Session, digest: &Digest) -> Result<bool, Failure> {
-    Ok(blob_info(session, digest).await?.is_some())
-}
+impl Tunnel {
+    /// Looks for blobs. Returns the labels of those that are there.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub(crate) async fn blobs(&self, digests: &[&Digest]) -> Result<Vec<Option<Labels>>, Failure> {
+        let infos = digests.iter().map(|digest| self.blob_info(digest));
+        let infos = try_join_all(infos).await?;
+        Ok(infos
+            .into_iter()
+            .map(|info| info.map(|info| info.labels))
+            .collect())
+    }
 
-/// Returns what a node knows of a blob: its size and labels. None, if it has none.
-///
-/// # Errors
-/// The call's failure.
-pub async fn blob_info(session: &Session, digest: &Digest) -> Result<Option<Info>, Failure> {
-    let request = session.request(
-        InfoRequest {
-            digest: digest.to_string(),
-        },
-        None,
-    );
-    let mut client = ContentClient::new(session.channel());
-    match session
-        .call("looking for a blob", client.info(request))
-        .await
-    {
-        Ok(answer) => Ok(answer.info),
-        Err(failure) if failure.not_found() => Ok(None),
-        Err(failure) => Err(failure),
+    async fn blob_info(&self, digest: &Digest) -> Result<Option<Info>, Failure> {
+        let request = self.request(
+            InfoRequest {
+                digest: digest.to_string(),
+            },
+            None,
+        );
+        let mut client = ContentClient::new(self.channel());
+        match self.call("looking for a blob", client.info(request)).await {
+            Ok(answer) => Ok(answer.info),
+            Err(failure) if failure.not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Looks for a blob, and holds it if it is there. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub async fn held_blob(&self, lease: &Lease, digest: &Digest) -> Result<Option<u64>, Failure> {
+        if self.blob_info(digest).await?.is_none() {
+            return Ok(None);
+        }
+        self.hold(lease, &[Held::Blob(digest.as_str())]).await?;
+        // Holding what a collection has just taken succeeds too.
+        let info = self.blob_info(digest).await?;
+        Ok(info.map(|info| info.size.cast_unsigned()))
+    }
+
+    /// Reads a blob.
+    pub(crate) fn read(&self, digest: &str) -> BoxStream<'static, Result<Bytes, Failure>> {
+        let tunnel = self.clone();
+        let what = format!("reading {digest}");
+        let digest = digest.to_owned();
+        stream::try_unfold(Reading::None, move |reading| {
+            let (tunnel, digest, what) = (tunnel.clone(), digest.clone(), what.clone());
+            async move {
+                let next = async {
+                    let mut open = match reading {
+                        Some(open) => open,
+                        None => {
+                            let request = ReadContentRequest {
+                                digest,
+                                ..ReadContentRequest::default()
+                            };
+                            let request = tunnel.request(request, None);
+                            let mut client = ContentClient::new(tunnel.channel());
+                            Box::new(client.read(request).await?.into_inner())
+                        }
+                    };
+                    let piece = open.message().await?;
+                    Ok(piece.map(|piece| (Bytes::from(piece.data), Some(open))))
+                };
+                match tunnel.race(CALL, &what, next).await? {
+                    Ok(next) => Ok(next),
+                    Err(status) => Err(tunnel.failure(&what, &status)),
+                }
+            }
+        })
+        .boxed()
     }
 }
+
+/// An answer that is being read; none, before the node was asked.
+type Reading = Option<Box<Streaming<ReadContentResponse>>>;
 
 /// Adds labels to a blob. Returns false if the blob is not there.
 ///
 /// # Errors
 /// The call's failure.
-pub async fn label(
-    session: &Session,
+pub(super) async fn label(
+    tunnel: &Tunnel,
     digest: &Digest,
     labels: &HashMap<String, String>,
 ) -> Result<bool> {
     if labels.is_empty() {
         // An update without paths would replace all of the blob's labels by none.
-        return Ok(has_blob(session, digest).await?);
+        return Ok(tunnel.blob_info(digest).await?.is_some());
     }
     let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    let request = session.request(
+    let request = tunnel.request(
         UpdateRequest {
             info: Some(Info {
                 digest: digest.to_string(),
@@ -81,8 +134,8 @@ pub async fn label(
         },
         None,
     );
-    let mut client = ContentClient::new(session.channel());
-    match session
+    let mut client = ContentClient::new(tunnel.channel());
+    match tunnel
         .call("labelling content", client.update(request))
         .await
     {
@@ -112,7 +165,7 @@ pub enum Promise {
 /// One blob on its way to one node.
 pub struct Write {
     /// The node.
-    pub session: Arc<Session>,
+    pub tunnel: Tunnel,
     /// What holds the blob there.
     pub lease: Lease,
     /// What tells this transfer from others under the same lease.
@@ -135,10 +188,10 @@ impl Write {
     ) -> Result<()> {
         let (messages, queue) = mpsc::channel(2);
         let request = self
-            .session
+            .tunnel
             .request(ReceiverStream::new(queue), Some(&self.lease.id));
         let mut client =
-            ContentClient::new(self.session.channel()).max_decoding_message_size(MAX_MESSAGE);
+            ContentClient::new(self.tunnel.channel()).max_decoding_message_size(MAX_MESSAGE);
         let answers = async {
             let mut stream = client.write(request).await?.into_inner();
             while stream.message().await?.is_some() {}
@@ -152,12 +205,12 @@ impl Write {
         let mut expected = None;
         let feed = self.feed(blob, messages, promise, &moved, &mut expected);
         let both = async { tokio::join!(feed, answers) };
-        let (fed, answered) = self.session.while_moving(&moved, &what, both).await?;
+        let (fed, answered) = self.tunnel.while_moving(&moved, &what, both).await?;
         // A broken source ends the stream early; its error says why, containerd's does not.
         fed?;
         let failure = match answered {
             Ok(()) => return Ok(()),
-            Err(status) => self.session.failure(&what, &status),
+            Err(status) => self.tunnel.failure(&what, &status),
         };
         match expected {
             Some(expected) if failure.already_exists() => self.adopt(&expected.digest).await,
@@ -176,17 +229,17 @@ impl Write {
 
     /// Takes a blob that somebody else wrote meanwhile: it is neither leased nor labelled yet.
     async fn adopt(&self, digest: &Digest) -> Result<()> {
-        self.lease
-            .hold(&self.session, "content", digest.as_str())
+        self.tunnel
+            .hold(&self.lease, &[Held::Blob(digest.as_str())])
             .await?;
-        if label(&self.session, digest, &self.labels).await? {
+        if label(&self.tunnel, digest, &self.labels).await? {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Load,
             format!(
                 "node {}: blob {digest} was there and then collected",
-                self.session.node().name,
+                self.tunnel.node().name,
             ),
         )
         .hint("run the command again"))
@@ -269,7 +322,7 @@ impl Write {
 }
 
 /// Waits for the source. Its silence is not the node's: it counts as movement.
-async fn patiently<T>(source: impl Future<Output = T>, moved: &AtomicU64) -> T {
+pub(crate) async fn patiently<T>(source: impl Future<Output = T>, moved: &AtomicU64) -> T {
     tokio::pin!(source);
     loop {
         match tokio::time::timeout(WAIT, &mut source).await {

@@ -1,4 +1,4 @@
-//! The tunnel: one `exec` into the node whose stdin and stdout are containerd's socket.
+//! Opening a tunnel: one `exec` into the node whose stdin and stdout are containerd's socket.
 //!
 //! A few lines of Perl join the two; every node image based on Debian has perl-base, none has
 //! socat. The relay first tells what it sees on the node (see [`Hello`]), which costs no second
@@ -13,34 +13,18 @@ use std::time::{Duration, Instant};
 
 use containerd_client::tonic::transport::{Channel, Endpoint};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, ReadBuf};
+use tokio::io::{AsyncRead, BufReader, ReadBuf};
 
 use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
+use crate::node::hello::{self, Hello};
 
 const RELAY: &str = include_str!("relay.pl");
 const SOCKET: &str = "/run/containerd/containerd.sock";
-/// More than the relay's greeting can be.
-const MAX_HELLO: u64 = 16 * 1024;
-
-/// What the relay told of the node before it became a pipe.
-#[derive(Debug, Clone, Default)]
-pub struct Hello {
-    /// `uname -m`.
-    pub machine: String,
-    /// Bytes free where containerd stores, if `df` told.
-    pub free: Option<u64>,
-    /// The device that lies on, by its number on the provider's host: nodes share disks.
-    pub disk: String,
-    /// Whether the node's configuration discards layer blobs once they are unpacked.
-    pub discard: bool,
-    /// Names of the enabled binfmt_misc handlers.
-    pub binfmt: Vec<String>,
-}
 
 /// When bytes last came through a tunnel.
 #[derive(Debug)]
-pub struct Activity {
+pub(super) struct Activity {
     start: Instant,
     last: AtomicU64,
 }
@@ -66,7 +50,7 @@ impl Activity {
 }
 
 /// An open tunnel.
-pub struct Tunnel {
+pub(super) struct Opened {
     /// gRPC to the node's containerd.
     pub channel: Channel,
     /// What the relay told.
@@ -82,7 +66,7 @@ pub struct Tunnel {
 /// # Errors
 /// Cluster error, naming the node and what the exec said, if there is no perl, no containerd or
 /// no answer in time.
-pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
+pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refusal> {
     let failed = |why: &str| {
         Error::new(
             ErrorKind::Cluster,
@@ -101,8 +85,8 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
         stdout,
         mut end,
     } = match tokio::time::timeout(patience, starting).await {
-        Ok(started) => started?,
-        Err(_) => return Err(silent()),
+        Ok(started) => started.map_err(Refusal::Other)?,
+        Err(_) => return Err(silent().into()),
     };
     let activity = Arc::new(Activity::new());
     let mut stdout = BufReader::with_capacity(
@@ -112,7 +96,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
             activity: Arc::clone(&activity),
         },
     );
-    let hello = match tokio::time::timeout(patience, read_hello(&mut stdout)).await {
+    let hello = match tokio::time::timeout(patience, hello::read(&mut stdout)).await {
         Ok(Ok(hello)) => hello,
         Ok(Err(e)) => {
             // The exec is over; what it said explains it.
@@ -121,7 +105,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
             let said = ended.map(|ended| ended.stderr).unwrap_or_default();
             return Err(explain(failed, &said, e));
         }
-        Err(_) => return Err(silent()),
+        Err(_) => return Err(silent().into()),
     };
     let mut pipe = Some(tokio::io::join(stdout, stdin));
     let connect = tower::service_fn(move |_| {
@@ -135,7 +119,7 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
         .await
         .map_err(|_| silent())?
         .map_err(|e| failed("the connection broke").because(e))?;
-    Ok(Tunnel {
+    Ok(Opened {
         channel,
         hello,
         activity,
@@ -143,49 +127,45 @@ pub async fn open(node: &Node, patience: Duration) -> Result<Tunnel> {
     })
 }
 
-/// Says why an exec did not become a relay. Docker writes that a program is not there to the
-/// exec's stdout, where the greeting is expected; podman writes it to stderr.
-fn explain(failed: impl Fn(&str) -> Error, stderr: &str, error: io::Error) -> Error {
-    let said = format!("{stderr} {error}").to_lowercase();
-    if said.contains("perl") && (said.contains("not found") || said.contains("no such file")) {
-        let failed = failed("it has no perl")
-            .hint("kindlift needs perl in the node image; kindest/node images have it");
-        return if stderr.is_empty() {
-            failed.because(error)
-        } else {
-            failed.because(stderr.to_owned())
-        };
-    }
-    if stderr.is_empty() {
-        failed("the exec ended at once").because(error)
-    } else {
-        failed("the exec ended at once").because(stderr.to_owned())
+/// Why there is no tunnel.
+pub enum Refusal {
+    /// The relay cannot run on the node, as far as can be told; there is another way.
+    NoRelay(Error),
+    /// Whatever it is, another way would not help.
+    Other(Error),
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
     }
 }
 
-async fn read_hello(stdout: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> io::Result<Hello> {
-    let mut hello = Hello::default();
-    let mut lines = stdout.take(MAX_HELLO);
-    let mut first = true;
-    loop {
-        let mut line = String::new();
-        if lines.read_line(&mut line).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let line = line.trim_end();
-        let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-        match key {
-            "kindlift-relay" => first = false,
-            _ if first => return Err(io::Error::other(format!("unexpected answer {line:?}"))),
-            "" => return Ok(hello),
-            "machine" => value.clone_into(&mut hello.machine),
-            "free" => hello.free = value.parse().ok(),
-            "disk" => value.clone_into(&mut hello.disk),
-            "discard" => hello.discard = value == "1",
-            "binfmt" => hello.binfmt = value.split_whitespace().map(str::to_owned).collect(),
-            _ => {}
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::NoRelay(error) | Refusal::Other(error) => error,
         }
     }
+}
+
+/// Says why an exec did not become a relay. Docker writes that a program is not there to the
+/// exec's stdout, where the greeting is expected; podman writes it to stderr.
+fn explain(failed: impl Fn(&str) -> Error, stderr: &str, error: io::Error) -> Refusal {
+    let said = format!("{stderr} {error}").to_lowercase();
+    let because = |failed: Error| match stderr {
+        "" => failed.because(error),
+        stderr => failed.because(stderr.to_owned()),
+    };
+    if said.contains("perl") && (said.contains("not found") || said.contains("no such file")) {
+        return Refusal::NoRelay(because(failed("it has no perl")));
+    }
+    let failed = because(failed("the exec ended at once"));
+    // The relay's own words: it runs, but what it should lead to is not there.
+    if said.contains(&format!("cannot connect to {SOCKET}")) {
+        return Refusal::Other(failed);
+    }
+    Refusal::NoRelay(failed)
 }
 
 /// The exec's stdout, noting when bytes come.
@@ -213,20 +193,6 @@ impl AsyncRead for Watched {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn reads_the_greeting_and_leaves_what_follows() {
-        let text = b"kindlift-relay 1\nmachine x86_64\nfree 1024\ndiscard 1\nbinfmt qemu-aarch64 wasm\n\nPRI";
-        let mut reader = BufReader::new(&text[..]);
-        let hello = read_hello(&mut reader).await.unwrap();
-        assert_eq!(hello.machine, "x86_64");
-        assert_eq!(hello.free, Some(1024));
-        assert!(hello.discard);
-        assert_eq!(hello.binfmt, ["qemu-aarch64", "wasm"]);
-        let mut rest = String::new();
-        reader.read_to_string(&mut rest).await.unwrap();
-        assert_eq!(rest, "PRI");
-    }
-
     #[test]
     fn a_missing_perl_is_told_whoever_says_it() {
         let failed = |why: &str| Error::new(ErrorKind::Cluster, why);
@@ -238,21 +204,16 @@ mod tests {
             ("", io::Error::other(docker)),
             (podman, io::ErrorKind::UnexpectedEof.into()),
         ] {
-            let explained = explain(failed, stderr, error);
+            let Refusal::NoRelay(explained) = explain(failed, stderr, error) else {
+                panic!("there is another way");
+            };
             assert_eq!(explained.to_string(), "it has no perl");
         }
-        let other = explain(
-            failed,
-            "cannot connect to /x",
-            io::ErrorKind::UnexpectedEof.into(),
-        );
-        assert_eq!(other.to_string(), "the exec ended at once");
-    }
-
-    #[tokio::test]
-    async fn a_greeting_from_something_else_is_refused() {
-        for text in [&b""[..], b"hello\n\n", b"kindlift-relay 1\nmachine x\n"] {
-            assert!(read_hello(&mut BufReader::new(text)).await.is_err());
-        }
+        let ended = |stderr| explain(failed, stderr, io::ErrorKind::UnexpectedEof.into());
+        let broken = "Can't locate Socket.pm in @INC";
+        assert!(matches!(ended(broken), Refusal::NoRelay(e)
+            if e.to_string() == "the exec ended at once"));
+        let absent = format!("cannot connect to {SOCKET}: Connection refused");
+        assert!(matches!(ended(&absent), Refusal::Other(_)));
     }
 }
