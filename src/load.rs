@@ -31,10 +31,22 @@ use crate::source::Source;
 /// # Errors
 /// Cluster error, naming the first node that does not answer.
 pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
-    let opening = nodes
-        .iter()
-        .map(|node| async { Session::open(node, job).await.map(Arc::new) });
+    let opening = nodes.iter().map(|node| async {
+        let session = Session::open(node, job).await?;
+        session.start_crictl();
+        Ok(Arc::new(session))
+    });
     job.cancel.unless(try_join_all(opening)).await
+}
+
+/// Opens a session with every node, and starts there what the proof of a load will need.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_to_load(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
+    let sessions = open(nodes, job).await?;
+    sessions.iter().for_each(|session| session.start_crictl());
+    Ok(sessions)
 }
 
 /// Returns the platform that all nodes run.
@@ -240,7 +252,7 @@ async fn transaction(
 ) -> Result<Outcome> {
     let waiting = parts
         .iter()
-        .map(|part| Waiting::start(part.session.node()))
+        .map(|part| part.session.crictl())
         .collect::<Vec<_>>();
     let began = Instant::now();
     let staged = job.cancel.unless(stage_all(job, parts, load)).await?;

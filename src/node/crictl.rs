@@ -155,11 +155,14 @@ pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Re
         for name in claim.names {
             settle(session, claim, name).await?;
         }
-        let crictl = match waiting.take() {
-            Some(crictl) => crictl,
-            None => Waiting::start(session.node()),
-        };
-        let shown = confirm(session, crictl, claim.image, claim.names).await;
+        let early = waiting.take();
+        let may_be_lost = early.is_some();
+        let crictl = early.unwrap_or_else(|| session.crictl());
+        let mut shown = confirm(session, crictl, claim.image, claim.names).await;
+        if shown.is_err() && may_be_lost {
+            // It has waited since before the build, and may have been ended meanwhile.
+            shown = confirm(session, session.crictl(), claim.image, claim.names).await;
+        }
         match keep(session, claim).await {
             Ok(true) => return shown,
             Ok(false) => {}

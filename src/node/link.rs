@@ -5,12 +5,14 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::{Code, Status};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::crictl::Waiting;
 use crate::cluster::Node;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
@@ -62,6 +64,8 @@ pub struct Link {
     node: Node,
     facts: Facts,
     dead: watch::Receiver<Option<String>>,
+    /// A crictl that was started before it is needed.
+    crictl: Mutex<Option<Waiting>>,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -115,6 +119,7 @@ impl Link {
             node,
             facts,
             dead,
+            crictl: Mutex::default(),
             _keeper: AbortOnDropHandle::new(tokio::spawn(keeper(died))),
         }
     }
@@ -132,6 +137,18 @@ impl Link {
     /// Returns what the node is like.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Starts a crictl on the node, so that it waits there when it is needed.
+    pub fn start_crictl(&self) {
+        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
+        crictl.get_or_insert_with(|| Waiting::start(&self.node));
+    }
+
+    /// Returns the crictl that was started early, or starts one now.
+    pub fn crictl(&self) -> Waiting {
+        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
+        crictl.take().unwrap_or_else(|| Waiting::start(&self.node))
     }
 
     /// Waits for anything the node owes us, but not for a dead node and not for ever.

@@ -234,7 +234,7 @@ async fn build_and_open(
     let began = Instant::now();
     let asked = plan.one_platform()?;
     let opened = async {
-        let sessions = load::open(nodes, job).await?;
+        let sessions = load::open_to_load(nodes, job).await?;
         let connected = Instant::now();
         let platform = match asked {
             Some(platform) => {

@@ -71,7 +71,7 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     )?;
     clock.end("find", began);
     let began = Instant::now();
-    let sessions = transaction::open(&nodes, job).await?;
+    let sessions = transaction::open_to_load(&nodes, job).await?;
     clock.end("connect", began);
 
     // Everything is looked up before anything is loaded: a typing error costs nothing.

@@ -286,6 +286,17 @@ fn a_half_imported_image_is_mended() {
     nothing_is_staged(&cluster);
 }
 
+/// Does something on a node while a large layer is on its way there: the imports before that are
+/// small.
+#[track_caller]
+fn in_the_layer(node: &str, act: &str) {
+    let script = format!(
+        "for i in $(seq 2000); do ctr -n k8s.io content active | grep -q 'kindlift-.*[0-9]MB' \
+         && exec {act}; done; exit 1"
+    );
+    lab::exec(node, &["sh", "-c", &script]).expect(0);
+}
+
 /// `next` is the way of the run that has to sweep.
 fn killed_in_the_middle(suite: &str, next: &str) {
     let cluster = Cluster::of_suite(suite, 1);
@@ -301,7 +312,7 @@ fn killed_in_the_middle(suite: &str, next: &str) {
     let before = Before::of(&cluster);
     app.random("app.bin", 60_000_000);
     let running = run::start(&mut build("plain"));
-    lab::wait_for_transfer(cluster.worker());
+    in_the_layer(cluster.worker(), "true");
     running.signal(Signal::KILL);
     assert_eq!(running.finish().code, 137);
     assert_eq!(lab::proven(&cluster.nodes, &names), old);
@@ -348,9 +359,7 @@ fn ctr_is_killed(suite: &str) {
     let worker = cluster.worker();
     app.random("app.bin", 60_000_000);
     let running = run::start(&mut app.build("dev", &cluster.name));
-    let script = "for i in $(seq 2000); do ctr -n k8s.io content active | grep -q kindlift- \
-        && exec pkill -KILL -x ctr; done; exit 1";
-    lab::exec(worker, &["sh", "-c", script]).expect(0);
+    in_the_layer(worker, "pkill -KILL -x ctr");
     let run = running.finish().expect(7);
     run.says(&format!("error: node {worker}: importing the image failed"));
     assert_eq!(lab::proven(&cluster.nodes, &names), old);

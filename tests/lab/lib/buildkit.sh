@@ -5,8 +5,9 @@
 buildkit_socket() { printf '%s/run/buildkit.sock' "$state"; }
 
 buildkit_answers() {
+  # Not `grep -q`: it would end at the match, and with it, by pipefail, the command that still writes.
   DOCKER_CONFIG=$state/buildkit/client "$state/bin/docker" buildx inspect lab 2>/dev/null |
-    grep -q '^Status: *running'
+    grep '^Status: *running' >/dev/null
 }
 
 buildkit_answers_or_died() { buildkit_answers || ! [[ -e /proc/$1 ]]; }
