@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::builder::by_builder;
 use super::deliver::{Delivery, Destination, deliver};
@@ -12,7 +12,7 @@ use super::push::{self, push};
 use super::{Where, allow, find, refuse_shadow, warn_about_latest};
 use crate::cluster::{Cluster, Node};
 use crate::contract::{Contract, tilt};
-use crate::engine::{BuildSpec, Builder, Engine, EngineKind, Hold, ImageRecord};
+use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
@@ -136,7 +136,16 @@ async fn by_engine(
 ) -> Result<Built> {
     let hold = Hold::new();
     let done = held(job, engine, (plan, &hold), request, to, clock).await;
-    if let Err(e) = engine.release(&hold).await {
+    // Skaffold and Tilt look under the name that they gave, whatever we have loaded.
+    let last = async {
+        let (built, id) = done?;
+        if plan.contract != Contract::Hand {
+            named(job, engine, plan, &id).await?;
+        }
+        Ok(built)
+    };
+    let (done, released) = tokio::join!(last, engine.release(&hold));
+    if let Err(e) = released {
         // The next build does it.
         job.step(|| format!("a name is left in the engine: {}", one_line(&e)));
     }
@@ -151,7 +160,7 @@ async fn held(
     request: &BuildRequest,
     (cluster, nodes): (&Cluster, &[Node]),
     clock: &mut Clock,
-) -> Result<Built> {
+) -> Result<(Built, EngineId)> {
     let build = async |spec: &BuildSpec| {
         let mut spec = spec.clone();
         if plan.name_counts() {
@@ -190,11 +199,7 @@ async fn held(
         };
         engine.tag(delivery.record.id.0.as_str(), others).await?;
     }
-    if plan.contract != Contract::Hand {
-        // What Skaffold and Tilt find under the name they deploy, whatever we have loaded.
-        named(job, engine, plan, &delivery.record).await?;
-    }
-    Ok((sessions, outcome))
+    Ok(((sessions, outcome), delivery.record.id))
 }
 
 /// Removes earlier images of the same name. The new one is there: what fails here is no failure of
@@ -280,52 +285,57 @@ async fn build_and_open(
 
 /// Looks up what was built, by the name that is ours alone.
 async fn built(job: &Job, engine: &Engine, plan: &Plan, hold: &Hold) -> Result<ImageRecord> {
-    let record = job.cancel.unless(engine.inspect(&hold.name())).await?;
-    let mut record = record.ok_or_else(|| {
-        Error::new(
-            ErrorKind::Build,
-            format!(
-                "the build succeeded, but {} has no {}",
-                engine.describe(),
-                plan.spec.name
-            ),
-        )
-        .hint(
+    let hold = hold.name();
+    let ours = job.cancel.unless(engine.inspect(&hold));
+    let name = async {
+        match plan.name_counts() {
+            true => job.cancel.unless(engine.inspect(&plan.spec.name)).await,
+            false => Ok(None),
+        }
+    };
+    let (ours, other) = tokio::try_join!(ours, name)?;
+    let mut record = ours.ok_or_else(|| {
+        let why = format!(
+            "the build succeeded, but {} has no {}",
+            engine.describe(),
+            plan.spec.name
+        );
+        Error::new(ErrorKind::Build, why).hint(
             "the builder does not load into the engine's image store: check --output in your flags",
         )
     })?;
-    if plan.name_counts() {
+    if let Some(other) = other {
+        same(engine, plan, &record.id, &other)?;
         // Whoever takes the name from now on has the later image.
-        record.found = named(job, engine, plan, &record).await?;
+        record.found = other.found;
     }
     let contract = (plan.contract != Contract::Hand).then(|| plan.contract.tool());
     refuse_shadow(job, engine, &plan.image, &record, contract).await?;
     Ok(record)
 }
 
-/// Requires that the engine has our image under the name that was asked for; returns when it was
-/// asked.
-async fn named(
-    job: &Job,
-    engine: &Engine,
-    plan: &Plan,
-    record: &ImageRecord,
-) -> Result<SystemTime> {
-    let name = &plan.spec.name;
-    let asked = SystemTime::now();
-    match job.cancel.unless(engine.inspect(name)).await? {
-        Some(other) if other.id != record.id => Err(Error::new(
-            ErrorKind::Superseded,
-            format!(
-                "{name} was superseded: another build or tag gave the name to {} in {}",
-                other.id,
-                engine.describe()
-            ),
-        )
-        .hint("if this image is the one you want, build it again")),
-        Some(same) => Ok(same.found),
-        None => Ok(asked),
+/// Requires that the engine still has an image under the name that was asked for.
+async fn named(job: &Job, engine: &Engine, plan: &Plan, id: &EngineId) -> Result<()> {
+    let looked = engine.inspect(&plan.spec.name);
+    match job.cancel.unless(looked).await? {
+        Some(other) => same(engine, plan, id, &other),
+        None => Ok(()),
     }
+}
+
+/// Requires that what the engine has under the name is our image.
+fn same(engine: &Engine, plan: &Plan, id: &EngineId, other: &ImageRecord) -> Result<()> {
+    if other.id == *id {
+        return Ok(());
+    }
+    let why = format!(
+        "{} was superseded: another build or tag gave the name to {} in {}",
+        plan.spec.name,
+        other.id,
+        engine.describe()
+    );
+    Err(Error::new(ErrorKind::Superseded, why)
+        .hint("if this image is the one you want, build it again"))
 }
 
 /// Tells what Tilt does with a registry that it found.
