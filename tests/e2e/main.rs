@@ -22,6 +22,7 @@ mod registry;
 mod run;
 mod work;
 
+mod changes;
 mod first_minutes;
 mod podman;
 mod push;
@@ -31,4 +32,3 @@ mod skaffold_dev;
 mod skaffold_end;
 mod tilt;
 mod tilt_extension;
-mod tilt_watch;

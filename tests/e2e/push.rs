@@ -9,7 +9,7 @@ use crate::work::Work;
 
 /// Lets the nodes reach a registry that listens on the host's loopback only, as kind's own recipe
 /// for a local registry does: a file on each node, and here somebody who passes the bytes on.
-fn open_to_nodes(kube: &Kube, registry: &Registry) {
+pub fn open_to_nodes(kube: &Kube, registry: &Registry) {
     let format = "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}";
     let gateway = lab::docker(&["inspect", "--format", format, &kube.nodes()[0]]);
     let listener = TcpListener::bind((gateway.trim(), 0)).unwrap();

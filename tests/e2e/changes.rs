@@ -1,9 +1,12 @@
-//! A node is made anew while Tilt runs. Tilt itself does not notice; the watch beside it does.
+//! What changes in a cluster of our own under the loops' feet: a node is made anew, and a local
+//! registry is documented. One cluster serves for both.
 
 use rustix::process::Signal;
 
 use crate::kube::Kube;
 use crate::lab;
+use crate::push::open_to_nodes;
+use crate::registry::{self, Registry};
 use crate::run;
 use crate::tilt::built;
 use crate::work::Work;
@@ -21,8 +24,14 @@ fn documented() -> String {
 }
 
 #[test]
-fn a_worker_made_anew_gets_the_image_back_without_a_build() {
-    let kube = Kube::new("tiltwatch", "docker");
+fn a_new_worker_and_a_documented_registry() {
+    let kube = Kube::new("changes", "docker");
+    the_watch_brings_the_image_back(&kube);
+    skaffold_pushes_or_loads_as_it_is_told(&kube);
+}
+
+/// Tilt does not notice that a node is another; the watch beside it does.
+fn the_watch_brings_the_image_back(kube: &Kube) {
     let nodes = kube.nodes();
     let worker = &nodes[1];
     // Pods go to the worker, which is the one that goes.
@@ -58,7 +67,46 @@ fn a_worker_made_anew_gets_the_image_back_without_a_build() {
     space.serves_under(&mut up, APP, 1, &format!("{mark} 1<"));
     up.signal(Signal::TERM);
     up.finish();
+    run::run(kube.kubectl().args(["uncordon", &nodes[0]])).expect(0);
     run::wait_until("the watch has ended", crate::kube::PATIENCE, || {
         work.processes().is_empty()
     });
+}
+
+/// Skaffold pushes to a registry that it finds documented, unless it is told not to.
+fn skaffold_pushes_or_loads_as_it_is_told(kube: &Kube) {
+    let registry = Registry::start();
+    open_to_nodes(kube, &registry);
+    let text = format!(
+        "--from-literal=localRegistryHosting.v1=host: \"{}\"",
+        registry.host
+    );
+    let name = ["configmap", "local-registry-hosting"];
+    let mut create = kube.kubectl();
+    create
+        .args(["--namespace=kube-public", "create"])
+        .args(name);
+    run::run(create.arg(text)).expect(0);
+    let space = kube.namespace("documented");
+    let work = Work::example("skaffold");
+    let page = lab::unique("documented");
+    work.write("skaffold/index.html", &page);
+
+    // The example says push: false.
+    let run = work.run_skaffold("skaffold", &space, &["run"]);
+    assert!(run.to_string().contains(" into 2 nodes of "), "{run}");
+    let pods = space.serves("kindlift-demo", 2, &page);
+    lab::docker(&["image", "rm", "--force", &pods[0].image]);
+
+    let page = lab::unique("documented");
+    work.write("skaffold/index.html", &page);
+    work.change("skaffold/skaffold.yaml", "  local: {push: false}\n", "");
+    let run = work.run_skaffold("skaffold", &space, &["run"]);
+    let why = format!("documents the local registry {}", registry.host);
+    assert!(run.to_string().contains(&why), "{run}");
+    let pods = space.serves("kindlift-demo", 2, &page);
+    let (name, digest) = pods[0].image.split_once('@').expect(&pods[0].image);
+    assert!(name.starts_with(&registry.host), "{name}");
+    assert_eq!(registry::crane(&["digest", name]).trim(), digest, "{run}");
+    lab::docker(&["image", "rm", "--force", name]);
 }
