@@ -40,7 +40,7 @@ lab_is_ours=""
 "$lab" up docker kube
 exports=$("$lab" env)
 eval "$exports"
-# shellcheck source-path=SCRIPTDIR
+# shellcheck source=lib/bench.sh
 . scripts/lib/bench.sh
 
 export PATH=$PWD/target/release:$PATH KUBECONFIG=$KINDLIFT_LAB_KUBECONFIG
