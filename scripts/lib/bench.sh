@@ -27,7 +27,7 @@ version: 0.1
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: '0.0.0.0:0'}
 C
-  docker-registry serve "$work/registry.yml" 2>"$work/registry.log" &
+  docker-registry serve "$work/registry.yml" >"$work/registry.requests" 2>"$work/registry.log" &
   registry_pid=$!
   until port=$(grep -o 'listening on [^ "]*' "$work/registry.log" | grep -o '[0-9]*$'); do
     kill -0 "$registry_pid"
