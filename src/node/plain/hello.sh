@@ -16,5 +16,6 @@ for file in /proc/sys/fs/binfmt_misc/*; do
   [ "$state" != enabled ] || handlers="$handlers ${file##*/}"
 done 2>/dev/null
 echo "binfmt$handlers"
-ctr images import --help | grep -q -e --local && echo local 1
+help=$(ctr images import --help) || exit
+case $help in *--local*) echo local 1 ;; esac
 echo
