@@ -109,6 +109,10 @@ impl Made {
 
     /// Requires of a load of the image from a source what its shape asks for.
     fn judge(&self, source: &str, command: impl Fn() -> Command) {
+        self.judged(source, false, command);
+    }
+
+    fn judged(&self, source: &str, of_engine: bool, command: impl Fn() -> Command) {
         let name = self.app.tag("loaded");
         let on_node = self.app.on_node("loaded");
         let load = |more: &[&str]| {
@@ -129,7 +133,11 @@ impl Made {
             return;
         }
         if self.shape == Shape::Both {
-            refused(load(&["--platform", FOREIGN]));
+            match of_engine {
+                // An engine is asked for its own choice.
+                true => drop(load(&["--platform", FOREIGN]).expect(2).says("hint: ")),
+                false => refused(load(&["--platform", FOREIGN])),
+            }
         }
         load(&[]).expect(0);
         lab::proven(&lab::dev(), std::slice::from_ref(&on_node));
@@ -220,11 +228,14 @@ fn engines() {
                 Engine::Podman | Engine::Rootless => "containers-storage:",
             };
             for source in [name.clone(), format!("{transport}{name}")] {
-                made.judge(&source, || {
+                made.judged(&source, true, || {
                     let mut kindlift = lab::kindlift();
                     engine.point(&mut kindlift, Api::Unused);
                     kindlift
                 });
+            }
+            if matches!(engine, Engine::Podman | Engine::Rootless) && shape == Shape::Both {
+                run::run(engine.command().args(["manifest", "rm", &name])).expect(0);
             }
             engine.forget(&made.app.name);
         }
