@@ -31,11 +31,9 @@ use crate::source::Source;
 /// # Errors
 /// Cluster error, naming the first node that does not answer.
 pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
-    let opening = nodes.iter().map(|node| async {
-        let session = Session::open(node, job).await?;
-        session.start_crictl();
-        Ok(Arc::new(session))
-    });
+    let opening = nodes
+        .iter()
+        .map(|node| async { Session::open(node, job).await.map(Arc::new) });
     job.cancel.unless(try_join_all(opening)).await
 }
 
