@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Failure;
+use super::discard::{self, DISCARDS};
 use super::session::{Labels, Session};
 use crate::error::Result;
 use crate::image::ChainId;
@@ -22,7 +23,7 @@ pub const OWNER: &str = "io.kindlift.owner";
 pub const IMPORT: &str = "io.kindlift.import";
 /// How names begin that hold something while it is staged; the lease's name follows, and a tag.
 pub const STAGING: &str = "kindlift.invalid/";
-const EXPIRE: &str = "containerd.io/gc.expire";
+pub(super) const EXPIRE: &str = "containerd.io/gc.expire";
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a ctr that was cut off may take to end.
 const ENDING: Duration = Duration::from_secs(5);
@@ -79,15 +80,18 @@ impl Lease {
             session.remove(name, None).await?;
         }
         if !self.names.is_empty() {
-            let notes = session.leases(IMPORT).await?;
-            let ours = notes.iter().filter(|note| note.id.starts_with(&self.id));
+            let mut notes = session.leases(OWNER).await?;
+            notes.retain(|note| note.id.starts_with(&self.id) && note.id != self.id);
+            // What imports may still do is taken back after they have ended.
+            notes.sort_by_key(|note| note.labels.contains_key(DISCARDS));
             let until = Instant::now() + ENDING;
-            for note in ours {
+            for note in &notes {
                 // A ctr that has just lost its input ends by itself, and its lease with it.
                 while Instant::now() < until && is_import_there(session, note).await? {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 end_noted(session, note).await?;
+                discard::act_for(session, &note.labels).await?;
                 session.end_lease(&note.id, false).await?;
             }
         }
@@ -104,9 +108,11 @@ pub(super) fn unique() -> String {
 }
 
 async fn is_import_there(session: &Session, note: &Listed) -> Result<bool, Failure> {
-    let import = note.labels.get(IMPORT);
+    let Some(import) = note.labels.get(IMPORT) else {
+        return Ok(false);
+    };
     let all = session.leases(EXPIRE).await?;
-    Ok(all.iter().any(|lease| Some(&lease.id) == import))
+    Ok(all.iter().any(|lease| lease.id == *import))
 }
 
 /// Ends the lease that an import made for itself, if this is a note of one.
@@ -155,6 +161,7 @@ pub async fn sweep(session: &Session) -> Result<usize> {
     }
     for (i, lease) in dead.iter().enumerate() {
         end_noted(session, lease).await?;
+        discard::act_for(session, &lease.labels).await?;
         // One collection, with the last of them, is enough.
         let last = i + 1 == dead.len();
         session.end_lease(&lease.id, last).await?;
@@ -165,6 +172,7 @@ pub async fn sweep(session: &Session) -> Result<usize> {
     }
     Ok(dead.len())
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 //! nodes: [`crate::load`] has the transaction over all of them.
 
 pub mod crictl;
+mod discard;
 pub mod find;
 mod hello;
 pub mod images;

@@ -164,6 +164,17 @@ impl Session {
         }
     }
 
+    /// Adds labels to a blob, or removes those that are given no value.
+    ///
+    /// # Errors
+    /// The call's failure; not found, if there is no such blob.
+    pub(super) async fn label_blob(&self, digest: &Digest, labels: &Labels) -> Result<(), Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.label_blob(digest, labels).await,
+            Self::Plain(plain) => plain.label_blob(digest, labels).await,
+        }
+    }
+
     /// Reads a blob. The failure comes as an item of the stream.
     pub fn read(&self, digest: &str) -> BoxStream<'static, Result<Bytes, Failure>> {
         match self {

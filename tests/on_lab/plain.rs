@@ -375,3 +375,79 @@ fn a_ctr_that_is_killed() {
 fn a_ctr_that_is_killed_with_containerd_1_6() {
     ctr_is_killed("bookworm");
 }
+
+/// A ctr on a node that stops where a name is given already, and the manifest is still to let go of
+/// its layers' blobs.
+struct Stuck<'a> {
+    node: &'a str,
+    _ctr: Without<'a>,
+}
+
+impl<'a> Stuck<'a> {
+    const CTR: &'static str = "/usr/bin/ctr";
+
+    fn new(node: &'a str, name: &str) -> Self {
+        let ctr = Without::new(node, Self::CTR);
+        let script = format!(
+            "cat > {0} <<'END'\n#!/bin/sh\ncase \"$*\" in *' content label '*gc.ref.content.l.*)\n\
+             {0}.away -n k8s.io images ls name=={name} | grep -qF \"$5\" && exec sleep 9999;; esac\n\
+             exec {0}.away \"$@\"\nEND\nchmod +x {0}",
+            Self::CTR
+        );
+        lab::exec(node, &["sh", "-c", &script]).expect(0);
+        Self { node, _ctr: ctr }
+    }
+
+    fn wait(&self) {
+        run::wait_until("ctr is stuck", run::DEADLINE, || {
+            lab::exec(self.node, &["pgrep", "-fx", "sleep 9999"]).code == 0
+        });
+    }
+}
+
+impl Drop for Stuck<'_> {
+    fn drop(&mut self) {
+        lab::exec(self.node, &["pkill", "-fx", "sleep 9999"]);
+    }
+}
+
+fn killed_while_naming(next: &str) {
+    let cluster = Cluster::new("naming", 0, &[]);
+    let app = App::new("naming");
+    let names = [app.on_node("dev")];
+    let node = &cluster.nodes[0];
+    let load = |way: &str| {
+        let mut load = app.build("dev", &cluster.name);
+        load.env("KINDLIFT_SESSION", way);
+        load
+    };
+    run::run(&mut load("plain")).expect(0);
+    let before = Before::of(&cluster);
+    app.random("app.bin", 1_000);
+    let stuck = Stuck::new(node, &names[0]);
+    let running = run::start(&mut load("plain"));
+    stuck.wait();
+    running.signal(Signal::KILL);
+    assert_eq!(running.finish().code, 137);
+    drop(stuck);
+    lab::proven(&cluster.nodes, &names);
+
+    run::run(&mut load(next)).expect(0);
+    lab::proven(&cluster.nodes, &names);
+    nothing_is_staged(&cluster);
+    let after = Before::of(&cluster);
+    let [old, new] = [&before, &after].map(|at| &at.nodes()[0].content);
+    // Manifest and config, and no layers: the node discards them.
+    let more: Vec<_> = new.difference(old).collect();
+    assert_eq!(more.len(), 2, "{more:?}");
+}
+
+#[test]
+fn a_kill_between_a_name_and_what_it_lets_go_of() {
+    killed_while_naming("plain");
+}
+
+#[test]
+fn a_kill_between_a_name_and_what_it_lets_go_of_and_then_a_tunnel() {
+    killed_while_naming("tunnel");
+}

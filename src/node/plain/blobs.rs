@@ -41,13 +41,13 @@ impl Plain {
     ///
     /// # Errors
     /// The call's failure.
-    pub(super) async fn label_blob(&self, digest: &str, labels: &Labels) -> Result<(), Failure> {
+    pub(crate) async fn label_blob(&self, digest: &Digest, labels: &Labels) -> Result<(), Failure> {
         if labels.is_empty() {
             return Ok(());
         }
         let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
         let labels: Vec<String> = labels.collect();
-        let mut args = vec!["content", "label", digest];
+        let mut args = vec!["content", "label", digest.as_str()];
         args.extend(labels.iter().map(String::as_str));
         self.ctr("labelling content", &args).await.map(|_| ())
     }

@@ -56,12 +56,7 @@ impl Plain {
         id: &str,
         labels: &Labels,
     ) -> Result<Vec<String>, Failure> {
-        let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
-        let labels: Vec<String> = labels.collect();
-        // When it expires is among the labels.
-        let mut args = vec!["leases", "create", "--id", id, "--expires", "0s"];
-        args.extend(labels.iter().map(String::as_str));
-        self.ctr("creating a lease", &args).await?;
+        self.create_note(id, labels).await?;
         let names = vec![held_name(id), staged_name(id)];
         if let Err(failure) = self.anchor(id, &names).await {
             for name in &names {
@@ -71,6 +66,19 @@ impl Plain {
             return Err(failure);
         }
         Ok(names)
+    }
+
+    /// Makes a lease that will hold nothing.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(crate) async fn create_note(&self, id: &str, labels: &Labels) -> Result<(), Failure> {
+        let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+        let labels: Vec<String> = labels.collect();
+        // When it expires is among the labels.
+        let mut args = vec!["leases", "create", "--id", id, "--expires", "0s"];
+        args.extend(labels.iter().map(String::as_str));
+        self.ctr("creating a lease", &args).await.map(|_| ())
     }
 
     async fn anchor(&self, lease: &str, names: &[String]) -> Result<(), Failure> {
@@ -138,7 +146,7 @@ impl Plain {
             }
         });
         let anchor = anchor(&lease.id).digest;
-        self.label_blob(anchor.as_str(), &labels.collect()).await
+        self.label_blob(&anchor, &labels.collect()).await
     }
 
     /// Ends a lease.

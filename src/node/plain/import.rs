@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use super::{CALL, Plain, said, unavailable};
 use crate::cluster::{Ended, Exec};
 use crate::error::{Error, Result};
+use crate::node::discard::Note;
 use crate::node::tunnel::content::patiently;
 use crate::node::tunnel::snapshot::deadline;
 use crate::owner::Owner;
@@ -96,6 +97,28 @@ impl Plain {
         let ended = self.waiting(wait, what, over).await;
         fed?;
         self.ended(what, &begun, ended?)
+    }
+
+    /// Imports a manifest, or names for it. On a node that discards its layers' blobs it does not
+    /// hold them afterwards.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) async fn import_manifest(
+        &self,
+        manifest: &str,
+        import: Import<'_>,
+        tar: BoxStream<'static, Result<Bytes>>,
+        moved: &AtomicU64,
+    ) -> Result<()> {
+        let note = Note::make(self, import.lease, manifest).await?;
+        let imported = self.import(import, tar, moved).await;
+        let let_go = match note {
+            Some(note) => note.act(self).await,
+            None => Ok(()),
+        };
+        imported?;
+        Ok(let_go?)
     }
 
     async fn waiting<T>(

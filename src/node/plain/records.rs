@@ -15,7 +15,6 @@ use serde::Deserialize;
 use super::import::Import;
 use super::{Plain, archive, run, table};
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::Digest;
 use crate::node::Failure;
 use crate::node::lease;
 use crate::node::name::MANAGED;
@@ -23,8 +22,6 @@ use crate::node::session::Labels;
 
 /// How often others may move or remove a name while it is given.
 const TRIES: usize = 10;
-/// How labels begin by which a manifest holds its layers' blobs.
-const HOLDS_LAYER: &str = "containerd.io/gc.ref.content.l.";
 
 #[derive(Deserialize)]
 struct Containers {
@@ -186,7 +183,6 @@ impl Plain {
         // A run of its own: what a kill leaves of it goes with the next.
         let run = lease::unique();
         let index = archive::index(names, &to.media_type, &to.digest, size);
-        let before = self.holds_layers(&to.digest).await?;
         let import = Import {
             what: &what,
             lease: &run,
@@ -198,9 +194,8 @@ impl Plain {
             unpacking: 0,
         };
         let none = AtomicU64::new(0);
-        self.import(import, archive::tar(&run, Vec::new(), index), &none)
-            .await?;
-        self.let_layers_go(&to.digest, &before).await
+        let tar = archive::tar(&run, Vec::new(), index);
+        self.import_manifest(&to.digest, import, tar, &none).await
     }
 
     async fn size_of(&self, digest: &str) -> Result<u64> {
@@ -210,28 +205,6 @@ impl Plain {
             size += piece?.len() as u64;
         }
         Ok(size)
-    }
-
-    /// Returns the labels by which a manifest holds its layers' blobs.
-    pub(super) async fn holds_layers(&self, digest: &str) -> Result<Labels> {
-        let digest: Digest = digest.parse()?;
-        let found = self.blobs(&[&digest]).await?;
-        let labels = found.into_iter().next().flatten().unwrap_or_default();
-        Ok(labels
-            .into_iter()
-            .filter(|(key, _)| key.starts_with(HOLDS_LAYER))
-            .collect())
-    }
-
-    /// Takes away what an import has made a manifest hold, where the node discards that.
-    pub(super) async fn let_layers_go(&self, digest: &str, before: &Labels) -> Result<()> {
-        if !self.facts().discard {
-            return Ok(());
-        }
-        let mut labels = self.holds_layers(digest).await?;
-        labels.retain(|key, _| !before.contains_key(key));
-        labels.values_mut().for_each(String::clear);
-        Ok(self.label_blob(digest, &labels).await?)
     }
 
     /// Removes a name. Returns false if it was not there.

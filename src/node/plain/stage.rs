@@ -59,7 +59,6 @@ impl Plain {
         let name = held::staged_name(&lease.id);
         let size = image.manifest.bytes.len() as u64;
         let index = archive::index(&[&name], &image.manifest.media_type, manifest, size);
-        let before = self.holds_layers(manifest).await?;
         let unpacking = image.layers[inventory.unpacked.len()..]
             .iter()
             .map(|layer| layer.size * 4)
@@ -73,11 +72,9 @@ impl Plain {
             ],
             unpacking: unpacking.max(1),
         };
-        let imported = self
-            .import(import, archive::tar(&lease.id, members, index), sent)
-            .await;
+        let tar = archive::tar(&lease.id, members, index);
+        let imported = self.import_manifest(manifest, import, tar, sent).await;
         imported.map_err(explain)?;
-        self.let_layers_go(manifest, &before).await?;
         self.is_whole(&name, image).await?;
         // Not what the tar is wrapped in.
         Ok(Staged {

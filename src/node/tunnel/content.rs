@@ -72,6 +72,29 @@ impl Tunnel {
         Ok(info.map(|info| info.size.cast_unsigned()))
     }
 
+    /// Adds labels to a blob, at least one, or removes those that are given no value.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(crate) async fn label_blob(&self, digest: &Digest, labels: &Labels) -> Result<(), Failure> {
+        let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
+        let request = self.request(
+            UpdateRequest {
+                info: Some(Info {
+                    digest: digest.to_string(),
+                    labels: labels.clone(),
+                    ..Info::default()
+                }),
+                update_mask: Some(prost_types::FieldMask { paths }),
+            },
+            None,
+        );
+        let mut client = ContentClient::new(self.channel());
+        self.call("labelling content", client.update(request))
+            .await
+            .map(|_| ())
+    }
+
     /// Reads a blob.
     pub(crate) fn read(&self, digest: &str) -> BoxStream<'static, Result<Bytes, Failure>> {
         let tunnel = self.clone();
@@ -113,33 +136,13 @@ type Reading = Option<Box<Streaming<ReadContentResponse>>>;
 ///
 /// # Errors
 /// The call's failure.
-pub(super) async fn label(
-    tunnel: &Tunnel,
-    digest: &Digest,
-    labels: &HashMap<String, String>,
-) -> Result<bool> {
+pub(super) async fn label(tunnel: &Tunnel, digest: &Digest, labels: &Labels) -> Result<bool> {
     if labels.is_empty() {
         // An update without paths would replace all of the blob's labels by none.
         return Ok(tunnel.blob_info(digest).await?.is_some());
     }
-    let paths = labels.keys().map(|key| format!("labels.{key}")).collect();
-    let request = tunnel.request(
-        UpdateRequest {
-            info: Some(Info {
-                digest: digest.to_string(),
-                labels: labels.clone(),
-                ..Info::default()
-            }),
-            update_mask: Some(prost_types::FieldMask { paths }),
-        },
-        None,
-    );
-    let mut client = ContentClient::new(tunnel.channel());
-    match tunnel
-        .call("labelling content", client.update(request))
-        .await
-    {
-        Ok(_) => Ok(true),
+    match tunnel.label_blob(digest, labels).await {
+        Ok(()) => Ok(true),
         Err(failure) if failure.not_found() => Ok(false),
         Err(failure) => Err(failure.into()),
     }
