@@ -20,7 +20,7 @@ use crate::owner::Owner;
 pub const DISCARDS: &str = "io.kindlift.discards";
 /// How labels begin by which a manifest holds its layers' blobs.
 const HOLDS_LAYER: &str = "containerd.io/gc.ref.content.l.";
-const LIFETIME: Duration = Duration::from_hours(24);
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// That an import of a manifest is under way.
 pub(super) struct Note {

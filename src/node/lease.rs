@@ -21,12 +21,17 @@ pub const OWNER: &str = "io.kindlift.owner";
 /// Label of a lease that is only a note: its value is the lease that a `ctr images import` of ours
 /// made for itself, and leaves for a day if it is killed.
 pub const IMPORT: &str = "io.kindlift.import";
+/// Label of a lease that is only a note, of an import that starts: the lease of its run, `@`, and the
+/// second since which it may have made itself the lease that is noted next.
+pub const STARTS: &str = "io.kindlift.starts";
 /// How names begin that hold something while it is staged; the lease's name follows, and a tag.
 pub const STAGING: &str = "kindlift.invalid/";
 pub(super) const EXPIRE: &str = "containerd.io/gc.expire";
 const LIFETIME: Duration = Duration::from_secs(3600);
 /// How long a ctr that was cut off may take to end.
 const ENDING: Duration = Duration::from_secs(5);
+/// How often to look meanwhile.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A lease that this run made on one node.
 #[derive(Debug, Clone)]
@@ -51,6 +56,8 @@ pub enum Held<'a> {
 pub struct Listed {
     /// Its name on the node.
     pub id: String,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
     /// Its labels.
     pub labels: Labels,
 }
@@ -79,23 +86,19 @@ impl Lease {
         for name in &self.names {
             session.remove(name, None).await?;
         }
+        let mut notes = Vec::new();
         if !self.names.is_empty() {
-            let mut notes = session.leases(OWNER).await?;
+            notes = session.leases(OWNER).await?;
             notes.retain(|note| note.id.starts_with(&self.id) && note.id != self.id);
-            // What imports may still do is taken back after they have ended.
-            notes.sort_by_key(|note| note.labels.contains_key(DISCARDS));
             let until = Instant::now() + ENDING;
             for note in &notes {
                 // A ctr that has just lost its input ends by itself, and its lease with it.
                 while Instant::now() < until && is_import_there(session, note).await? {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(LOOK).await;
                 }
-                end_noted(session, note).await?;
-                discard::act_for(session, &note.labels).await?;
-                session.end_lease(&note.id, false).await?;
             }
         }
-        session.end_lease(&self.id, collect).await
+        end_all(session, &notes, &self.id, collect).await
     }
 }
 
@@ -115,12 +118,82 @@ async fn is_import_there(session: &Session, note: &Listed) -> Result<bool, Failu
     Ok(all.iter().any(|lease| lease.id == *import))
 }
 
-/// Ends the lease that an import made for itself, if this is a note of one.
-async fn end_noted(session: &Session, note: &Listed) -> Result<(), Failure> {
-    match note.labels.get(IMPORT) {
-        Some(import) => session.end_lease(import, false).await,
-        None => Ok(()),
+/// Ends leases, doing what those among them say that are notes; `last` after them.
+async fn end_all<'a>(
+    session: &Session,
+    leases: impl IntoIterator<Item = &'a Listed>,
+    last: &str,
+    collect: bool,
+) -> Result<(), Failure> {
+    let mut starts = Vec::new();
+    // What an import may do is taken back when none can do it any more.
+    let mut discards = Vec::new();
+    for lease in leases {
+        if let Some(import) = lease.labels.get(IMPORT) {
+            session.end_lease(import, false).await?;
+        }
+        if lease.labels.contains_key(STARTS) {
+            starts.push(lease);
+        } else if lease.labels.contains_key(DISCARDS) {
+            discards.push(lease);
+        } else if lease.id != last {
+            session.end_lease(&lease.id, false).await?;
+        }
     }
+    for note in discards {
+        discard::act_for(session, &note.labels).await?;
+        if note.id != last {
+            session.end_lease(&note.id, false).await?;
+        }
+    }
+    // A collection tells what nothing holds from what a ctr's lease does.
+    let collect = collect || !starts.is_empty();
+    session.end_lease(last, collect).await?;
+    for note in starts {
+        end_started(session, note).await?;
+    }
+    Ok(())
+}
+
+/// Ends the lease of an import that died before that was noted, and then this note of its start.
+/// Without being sure which lease it is the note stays, for a later run.
+async fn end_started(session: &Session, note: &Listed) -> Result<(), Failure> {
+    let starts = note.labels.get(STARTS).and_then(|at| at.split_once('@'));
+    if let Some((run, since)) = starts
+        && session.is_receiving(&format!("tar-{run}/")).await?
+    {
+        let since = since.parse().unwrap_or(i64::MAX);
+        let until = Instant::now() + ENDING;
+        loop {
+            let all = session.leases(EXPIRE).await?;
+            let noted = |id: &str| {
+                let mut imports = all.iter().filter_map(|lease| lease.labels.get(IMPORT));
+                imports.any(|import| import == id)
+            };
+            let is_new = |lease: &&Listed| {
+                lease.created >= since && is_of_client(&lease.id) && !noted(&lease.id)
+            };
+            let mut new = all.iter().filter(is_new);
+            match (new.next(), new.next()) {
+                (Some(only), None) => {
+                    session.end_lease(&only.id, false).await?;
+                    break;
+                }
+                // Those of living imports are noted soon, or end.
+                _ if Instant::now() < until => tokio::time::sleep(LOOK).await,
+                _ => return Ok(()),
+            }
+        }
+    }
+    session.end_lease(&note.id, true).await
+}
+
+/// Tells whether a lease's name is one that containerd's client makes up: part of the time, and
+/// something random.
+fn is_of_client(id: &str) -> bool {
+    id.split_once('-').is_some_and(|(time, random)| {
+        !time.is_empty() && time.bytes().all(|b| b.is_ascii_digit()) && random.len() == 4
+    })
 }
 
 /// Returns the lease that a name belongs to.
@@ -159,14 +232,12 @@ pub async fn sweep(session: &Session) -> Result<usize> {
             session.remove(&record.name, None).await?;
         }
     }
-    for (i, lease) in dead.iter().enumerate() {
-        end_noted(session, lease).await?;
-        discard::act_for(session, &lease.labels).await?;
-        // One collection, with the last of them, is enough.
-        let last = i + 1 == dead.len();
-        session.end_lease(&lease.id, last).await?;
-    }
-    if !dead.is_empty() {
+    let is_start = |lease: &&&Listed| lease.labels.contains_key(STARTS);
+    // One collection, with the last of them, is enough. A start's note stays as long as others do:
+    // what it could not tell for certain may be plain to the next run.
+    let last = dead.iter().rfind(|lease| !is_start(lease));
+    if let Some(last) = last.or(dead.last()) {
+        end_all(session, dead.iter().copied(), &last.id, true).await?;
         let count = dead.len();
         tracing::info!(node = %session.node().name, count, "swept what killed runs left");
     }
@@ -184,5 +255,19 @@ mod tests {
             Some("kindlift-1-a")
         );
         assert_eq!(lease_of("docker.io/library/a:1"), None);
+    }
+
+    #[test]
+    fn a_lease_of_containerds_client_has_such_a_name() {
+        for (id, is) in [
+            ("209141650-Yus3", true),
+            ("5223465-_-a1", true),
+            ("209141650-", false),
+            ("-Yus3", false),
+            ("kindlift-1-a", false),
+            ("209141650", false),
+        ] {
+            assert_eq!(is_of_client(id), is, "{id}");
+        }
     }
 }

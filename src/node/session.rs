@@ -164,6 +164,17 @@ impl Session {
         }
     }
 
+    /// Tells whether blobs whose transfers' names begin like this are on their way.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(super) async fn is_receiving(&self, prefix: &str) -> Result<bool, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.is_receiving(prefix).await,
+            Self::Plain(plain) => plain.is_receiving(prefix).await,
+        }
+    }
+
     /// Adds labels to a blob, or removes those that are given no value.
     ///
     /// # Errors

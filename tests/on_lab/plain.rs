@@ -376,8 +376,7 @@ fn a_ctr_that_is_killed_with_containerd_1_6() {
     ctr_is_killed("bookworm");
 }
 
-/// A ctr on a node that stops where a name is given already, and the manifest is still to let go of
-/// its layers' blobs.
+/// A ctr on a node that hangs at one of its commands.
 struct Stuck<'a> {
     node: &'a str,
     _ctr: Without<'a>,
@@ -386,12 +385,12 @@ struct Stuck<'a> {
 impl<'a> Stuck<'a> {
     const CTR: &'static str = "/usr/bin/ctr";
 
-    fn new(node: &'a str, name: &str) -> Self {
+    /// Hangs where the command line matches a shell's `pattern`, if then a `condition` holds.
+    fn at(node: &'a str, pattern: &str, condition: &str) -> Self {
         let ctr = Without::new(node, Self::CTR);
         let script = format!(
-            "cat > {0} <<'END'\n#!/bin/sh\ncase \"$*\" in *' content label '*gc.ref.content.l.*)\n\
-             {0}.away -n k8s.io images ls name=={name} | grep -qF \"$5\" && exec sleep 9999;; esac\n\
-             exec {0}.away \"$@\"\nEND\nchmod +x {0}",
+            "cat > {0} <<'END'\n#!/bin/sh\ncase \"$*\" in *{pattern}\n\
+             {condition} && exec sleep 9999;; esac\nexec {0}.away \"$@\"\nEND\nchmod +x {0}",
             Self::CTR
         );
         lab::exec(node, &["sh", "-c", &script]).expect(0);
@@ -424,7 +423,12 @@ fn killed_while_naming(next: &str) {
     run::run(&mut load("plain")).expect(0);
     let before = Before::of(&cluster);
     app.random("app.bin", 1_000);
-    let stuck = Stuck::new(node, &names[0]);
+    // Where the name is given already, and the manifest is still to let go of its layers' blobs.
+    let is_given = format!(
+        "/usr/bin/ctr.away -n k8s.io images ls name=={} | grep -qF \"$5\"",
+        names[0]
+    );
+    let stuck = Stuck::at(node, "' content label '*gc.ref.content.l.*)", &is_given);
     let running = run::start(&mut load("plain"));
     stuck.wait();
     running.signal(Signal::KILL);
@@ -450,4 +454,50 @@ fn a_kill_between_a_name_and_what_it_lets_go_of() {
 #[test]
 fn a_kill_between_a_name_and_what_it_lets_go_of_and_then_a_tunnel() {
     killed_while_naming("tunnel");
+}
+
+/// The next run cannot ask whoever was killed which lease ctr had made.
+fn killed_before_it_is_noted(next: &str) {
+    let cluster = Cluster::new("noting", 0, &[]);
+    let app = App::new("noting");
+    let node = &cluster.nodes[0];
+    let before = Before::of(&cluster);
+    let load = |way: &str| {
+        let mut load = app.build("dev", &cluster.name);
+        load.env("KINDLIFT_SESSION", way);
+        load
+    };
+    // It hangs where it is asked what is on its way: then ctr has its lease.
+    let stuck = Stuck::at(node, "'--namespace k8s.io content active')", "true");
+    let running = run::start(&mut load("plain"));
+    stuck.wait();
+    run::wait_until("the import has begun", run::DEADLINE, || {
+        let ingests = Node::of(node).ingests;
+        ingests.iter().any(|name| name.starts_with("tar-kindlift-"))
+    });
+    // All at once, as if the machine had been switched off: else ctr sees that no more comes.
+    running.signal(Signal::STOP);
+    let import = "^(sh -c|/usr/bin/ctr.away) ";
+    lab::exec(node, &["pkill", "-KILL", "-f", import]);
+    running.signal(Signal::KILL);
+    assert_eq!(running.finish().code, 137);
+    drop(stuck);
+    assert_ne!(Node::of(node).ingests, [].into());
+
+    run::run(&mut load(next)).expect(0);
+    nothing_is_staged(&cluster);
+    app.forget_on(&cluster.nodes);
+    run::wait_until("all is as before", run::DEADLINE, || {
+        cluster.state() == before.nodes()
+    });
+}
+
+#[test]
+fn a_kill_before_the_lease_of_ctr_is_noted() {
+    killed_before_it_is_noted("plain");
+}
+
+#[test]
+fn a_kill_before_the_lease_of_ctr_is_noted_and_then_a_tunnel() {
+    killed_before_it_is_noted("tunnel");
 }

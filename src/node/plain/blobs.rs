@@ -37,6 +37,16 @@ impl Plain {
         Ok(answers.collect())
     }
 
+    /// Tells whether blobs whose transfers' names begin like this are on their way.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(crate) async fn is_receiving(&self, prefix: &str) -> Result<bool, Failure> {
+        let what = "looking for transfers";
+        let listed = self.ctr(what, &["content", "active"]).await?;
+        Ok(listed.lines().skip(1).any(|row| row.starts_with(prefix)))
+    }
+
     /// Adds labels to a blob, or removes those that are given no value.
     ///
     /// # Errors

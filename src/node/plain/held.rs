@@ -116,8 +116,11 @@ impl Plain {
     pub(crate) async fn leases(&self, label: &str) -> Result<Vec<Listed>, Failure> {
         let listed = self.ctr("listing leases", &["leases", "ls"]).await?;
         let rows = table::columns(&listed, ["ID", "CREATED AT", "LABELS"]);
-        let leases = rows.into_iter().map(|[id, _, labels]| Listed {
+        let leases = rows.into_iter().map(|[id, created, labels]| Listed {
             id,
+            created: created
+                .parse()
+                .map_or(0, |at: prost_types::Timestamp| at.seconds),
             labels: table::labels(&labels),
         });
         Ok(leases

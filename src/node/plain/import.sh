@@ -14,6 +14,9 @@ flock 9
 listed=$(k8s leases ls -q) || exit
 known=" "
 for id in $listed; do known="$known$id "; done
+# For one that is killed before ctr's lease is noted: it is one that was made from now on.
+k8s leases create --id "$lease-starts-$$" --expires 24h \
+  "io.kindlift.owner=$owner" "io.kindlift.starts=$lease@$(date +%s)" >/dev/null || exit
 exec 3<&0 </dev/null
 ctr --namespace k8s.io images import "$@" - <&3 3<&- 9>&- >/dev/null &
 import=$!
@@ -49,6 +52,7 @@ until note || [ $tries -ge 50 ] || ! kill -0 $import 2>/dev/null; do
   tries=$((tries + 1))
   sleep 0.1
 done
+[ $noted -eq 0 ] || k8s leases rm "$lease-starts-$$" >/dev/null
 flock -u 9
 echo ready
 while [ "$leases" = 2 ] && [ $noted -eq 1 ] && kill -0 $import 2>/dev/null; do

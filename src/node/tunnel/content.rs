@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use containerd_client::services::v1::content_client::ContentClient;
 use containerd_client::services::v1::{
-    Info, InfoRequest, ReadContentRequest, ReadContentResponse, UpdateRequest, WriteAction,
-    WriteContentRequest,
+    Info, InfoRequest, ListStatusesRequest, ReadContentRequest, ReadContentResponse, UpdateRequest,
+    WriteAction, WriteContentRequest,
 };
 use containerd_client::tonic::{Status, Streaming};
 use futures_util::future::try_join_all;
@@ -70,6 +70,19 @@ impl Tunnel {
         // Holding what a collection has just taken succeeds too.
         let info = self.blob_info(digest).await?;
         Ok(info.map(|info| info.size.cast_unsigned()))
+    }
+
+    /// Tells whether blobs whose transfers' names begin like this are on their way.
+    ///
+    /// # Errors
+    /// The call's failure.
+    pub(crate) async fn is_receiving(&self, prefix: &str) -> Result<bool, Failure> {
+        let request = self.request(ListStatusesRequest::default(), None);
+        let mut client = ContentClient::new(self.channel());
+        let answer = self
+            .call("looking for transfers", client.list_statuses(request))
+            .await?;
+        Ok(answer.statuses.iter().any(|s| s.r#ref.starts_with(prefix)))
     }
 
     /// Adds labels to a blob, at least one, or removes those that are given no value.

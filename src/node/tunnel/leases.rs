@@ -46,6 +46,7 @@ impl Tunnel {
         let answer = self.call("listing leases", client.list(request)).await?;
         let listed = answer.leases.into_iter().map(|lease| Listed {
             id: lease.id,
+            created: lease.created_at.map_or(0, |at| at.seconds),
             labels: lease.labels,
         });
         Ok(listed.collect())
