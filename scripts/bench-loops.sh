@@ -7,7 +7,7 @@
 #                                     skaffold and tilt. SIZES (default "0 100") are the megabytes
 #                                     that the image has beside a static busybox and the page.
 #
-# The three of a tool run side by side, and are edited in turns: what the machine does meanwhile
+# Those of a tool run side by side, and are edited in turns: what the machine does meanwhile
 # meets all of them. The time ends with the first new page that the app's Service answers through the
 # API server: a Ready pod has the new image.
 set -euo pipefail
@@ -50,7 +50,8 @@ export BUILDX_NO_DEFAULT_ATTESTATIONS=1
 mkdir -p "$work/home/.skaffold" "$work/logs"
 echo 'global: {collect-metrics: false, survey: {disable-prompt: true}}' >"$work/home/.skaffold/config"
 run=bench-loops-$$
-contenders=(kindlift built-in registry)
+# `lean` is kindlift without a test, under a Skaffold that never takes an image from its cache.
+declare -A contenders=([skaffold]='kindlift built-in registry lean' [tilt]='kindlift built-in registry')
 # The process of each contender's tool, by its name.
 declare -A pids=()
 proxy_pid=""
@@ -130,12 +131,16 @@ skaffold_files() {
   local folder=$work/$1 push=false builder="docker: {dockerfile: Dockerfile}"
   local test=""
   echo 'kubeContexts: []' >"$folder/skaffold.config"
+  case $3 in kindlift | lean)
+    echo 'kubeContexts: [{kube-context: kind-.*, kind-disable-load: true}]' >"$folder/skaffold.config"
+    ;;
+  esac
   case $3 in
     kindlift)
       builder="custom: {buildCommand: exec kindlift build, dependencies: {dockerfile: {path: Dockerfile}}}"
       test="test: [{image: $2, custom: [{command: exec kindlift ensure, timeoutSeconds: 300}]}]"
-      echo 'kubeContexts: [{kube-context: kind-.*, kind-disable-load: true}]' >"$folder/skaffold.config"
       ;;
+    lean) builder="custom: {buildCommand: exec kindlift build, dependencies: {dockerfile: {path: Dockerfile}}}" ;;
     registry) push=true ;;
   esac
   cat >"$folder/skaffold.yaml" <<C
@@ -170,6 +175,7 @@ start() {
     skaffold) command=(skaffold dev --interactive=false --config skaffold.config) ;;
     tilt) command=(tilt up --stream --port=0 --web-mode=prod) ;;
   esac
+  [[ $2 != *-lean ]] || command+=(--cache-artifacts=false)
   (cd "$work/$2" && HOME=$work/home exec "${command[@]}" --namespace "$run" >"$work/logs/$2" 2>&1) &
   pids[$2]=$!
 }
@@ -226,10 +232,19 @@ edit() {
   echo $(((ended - began) / 1000)) >>"$work/$1"
 }
 
+# table_row LABEL MEGABYTES KINDLIFT BUILT-IN REGISTRY: of the table.
+table_row() {
+  awk -v t="$1" -v m="$2" -v o="$3" -v k="$4" -v r="$5" 'BEGIN {
+    printf "| %s | %d MB | %d ms | %d ms | %d ms | %.2f | %.2f |\n", t, m + 2, o, k, r, o / k, o / r }' \
+    >>"$work/table"
+}
+
 # loops TOOL MEGABYTES: all rounds of a tool's contenders, and the table's row.
 loops() {
   local tool=$1 megabytes=$2 contender name image round file
-  for contender in "${contenders[@]}"; do
+  local -a all
+  read -ra all <<<"${contenders[$tool]}"
+  for contender in "${all[@]}"; do
     name=$tool-$megabytes-$contender
     image=$run/$name
     # Skaffold writes the registry into a name that has none in its own way; so it gets the whole.
@@ -241,7 +256,7 @@ loops() {
     idle "$tool" "$name" 1
   done
   for ((round = 0; round <= rounds; round++)); do
-    for contender in "${contenders[@]}"; do
+    for contender in "${all[@]}"; do
       name=$tool-$megabytes-$contender
       file=$name.ms
       [[ $round -gt 0 ]] || file=warm-$file
@@ -251,11 +266,12 @@ loops() {
   done
   end_tools
   local -a ms=()
-  for contender in "${contenders[@]}"; do ms+=("$(median "$tool-$megabytes-$contender.ms")"); done
-  awk -v t="$tool" -v m="$megabytes" -v o="${ms[0]}" -v k="${ms[1]}" -v r="${ms[2]}" 'BEGIN {
-    t = (t == "tilt") ? "`tilt up`" : "`skaffold dev`"
-    printf "| %s | %d MB | %d ms | %d ms | %d ms | %.2f | %.2f |\n", t, m + 2, o, k, r, o / k, o / r }' \
-    >>"$work/table"
+  for contender in "${all[@]}"; do ms+=("$(median "$tool-$megabytes-$contender.ms")"); done
+  local label="\`skaffold dev\`"
+  [[ $tool == skaffold ]] || label="\`tilt up\`"
+  table_row "$label" "$megabytes" "${ms[0]}" "${ms[1]}" "${ms[2]}"
+  [[ ${#ms[@]} -lt 4 ]] ||
+    table_row "\`skaffold dev --cache-artifacts=false\`, no test" "$megabytes" "${ms[3]}" "${ms[1]}" "${ms[2]}"
 }
 
 start_registry
