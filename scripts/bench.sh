@@ -260,8 +260,11 @@ cold() {
     # Nothing can be written where temporary files would go.
     pointed+=(TMPDIR=/nonexistent)
     ours cold-ours "cold$round" dev
-    theirs cold-registry "cold$round" "${dev[@]}"
     forget "cold$round" dev "${dev[@]}"
+    # Other bytes: what has been loaded is not cold any more.
+    image "cold-theirs$round" 500
+    theirs cold-registry "cold-theirs$round" "${dev[@]}"
+    forget "cold-theirs$round" dev "${dev[@]}"
     image "cold-kind$round" 500
     kind_load cold-kind "cold-kind$round"
     forget "cold-kind$round" dev "${dev[@]}"

@@ -19,7 +19,7 @@ use anyhow::Context;
 use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use kindlift::config::Config;
 use kindlift::engine::EngineKind;
-use kindlift::error::{Error, ErrorKind};
+use kindlift::error::{Error, ErrorKind, Result};
 use kindlift::image::Platform;
 use kindlift::job::{Cancel, Job, PATIENCE, SILENCE};
 use kindlift::report::{self, Event, Outcome, Report, Text, Verbosity};
@@ -239,8 +239,10 @@ pub fn run() -> ExitCode {
     terminal::choose(cli.global.color);
     let verbosity = verbosity(&cli.global);
     let (output, timings) = (cli.global.output, cli.global.timings);
-    log(verbosity);
-    let result = config::resolve(cli, &matches).and_then(|resolved| execute(resolved, verbosity));
+    let result = log(verbosity)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| config::resolve(cli, &matches))
+        .and_then(|resolved| execute(resolved, verbosity));
     let result = result.map_err(|e| {
         // What the library did not make is a failure of the program around it.
         e.downcast::<Error>()
@@ -377,20 +379,32 @@ fn verbosity(global: &Global) -> Verbosity {
 }
 
 /// Sets up developers' logs on stderr; silent unless `KINDLIFT_LOG` or `-v` asks for them.
-fn log(verbosity: Verbosity) {
-    use tracing_subscriber::EnvFilter;
-    let default = if verbosity == Verbosity::Verbose {
-        "kindlift=info"
-    } else {
-        "off"
+///
+/// # Errors
+/// Usage error, if `KINDLIFT_LOG` cannot be read.
+fn log(verbosity: Verbosity) -> Result<()> {
+    use tracing_subscriber::filter::Targets;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+    use tracing_subscriber::util::SubscriberInitExt;
+    let asked = std::env::var("KINDLIFT_LOG").ok();
+    let text = match (&asked, verbosity) {
+        (Some(asked), _) => asked.as_str(),
+        (None, Verbosity::Verbose) => "kindlift=info",
+        (None, _) => "off",
     };
-    let filter =
-        EnvFilter::try_from_env("KINDLIFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    // The larger filter, which knows spans and their fields, would bring a megabyte of regex.
+    let filter: Targets = text.parse().map_err(|e| {
+        Error::usage(format!("KINDLIFT_LOG is {text:?}"))
+            .because(e)
+            .hint("say what to log like this: KINDLIFT_LOG=kindlift=debug,h2=info")
+    })?;
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         // Telling that stderr is closed, on stderr, would panic.
-        .log_internal_errors(false)
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
         .init();
+    Ok(())
 }

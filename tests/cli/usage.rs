@@ -200,3 +200,22 @@ fn an_error_as_a_document() {
         })
     );
 }
+
+#[test]
+fn logs_for_developers() {
+    let sandbox = Sandbox::new();
+    let with = |log: &str| {
+        crate::run::run(
+            sandbox
+                .kindlift(&["config", "show"])
+                .env("KINDLIFT_LOG", log),
+        )
+    };
+    with("kindlift=loud").is(
+        2,
+        "error: KINDLIFT_LOG is \"kindlift=loud\"\n  hint: say what to log like this: \
+         KINDLIFT_LOG=kindlift=debug,h2=info\n",
+    );
+    with("off").expect(0);
+    with("kindlift=trace,h2=info").expect(0);
+}
