@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 lab=tests/lab/lab
 log=$(mktemp)
-lab_is_ours=""
+fuzz_log=$(mktemp)
+lab_is_ours="" lab_pid="" fuzz_pid=""
 passed=0 failed=0 by_cargo=0
 
 say() { printf '== %s (%ds)\n' "$*" "$SECONDS" >&2; }
@@ -19,10 +20,16 @@ say() { printf '== %s (%ds)\n' "$*" "$SECONDS" >&2; }
 finish() {
   local status=$?
   trap - EXIT INT TERM
+  for pid in $lab_pid $fuzz_pid; do
+    # And what it waits for.
+    pkill -P "$pid" || true
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" || true
+  done
   if [[ -n $lab_is_ours && ${KEEP_LAB-} != 1 ]]; then
     "$lab" down || { [[ $status -ne 0 ]] || status=1; }
   fi
-  rm -f "$log"
+  rm -f "$log" "$fuzz_log"
   [[ $status -eq 0 ]] || say "FAILED with status $status"
   echo "$passed passed, $failed failed"
   exit "$status"
@@ -45,34 +52,53 @@ count() {
 }
 
 scripts/setup.sh build test
-say "lint"
-scripts/lint.sh
-
-say "lab"
+say "lab, and lint meanwhile"
 # A lab that somebody else has up is theirs to take down.
 state=$("$lab" status) || state=down
 if grep -q '^ *down$' <<<"$state"; then
   lab_is_ours=yes
 fi
 # The nodes of older suites too: the tests start them when they need them.
-"$lab" prepare --all
-"$lab" up --all
+{ "$lab" prepare --all && "$lab" up --all; } &
+lab_pid=$!
+scripts/lint.sh
+cargo test --locked --no-run
+wait "$lab_pid" || {
+  status=$?
+  lab_pid=""
+  exit "$status"
+}
+lab_pid=""
 exports=$("$lab" env)
 eval "$exports"
 "$lab" status
 
 say "tests"
+# Most of them wait for engines and nodes: one more at a time than there are processors.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
+# idly COMMAND...: with what time of the processors is left over. Where Linux gives each session a
+# share of its own, a nice process is not behind those of other sessions; a nice session is.
+idly() {
+  # shellcheck disable=SC2016 # The shell inside expands it.
+  exec setsid --wait nice -n 19 bash -c '
+    { echo 19 >/proc/self/autogroup; } 2>/dev/null
+    exec "$@"' idly "$@"
+}
 run_tests() {
   local status=0
   cargo test --locked --no-fail-fast "$@" || status=$?
   # After cargo, which has built the program that it asks for its flags.
   tests/examples.sh || status=$?
-  scripts/fuzz.sh 60 || status=$?
   return "$status"
 }
+(idly scripts/fuzz.sh 60) >"$fuzz_log" 2>&1 &
+fuzz_pid=$!
 status=0
 # pipefail: tee's success does not hide a failure before it.
 run_tests "$@" 2>&1 | tee "$log" || status=$?
+wait "$fuzz_pid" || status=$?
+fuzz_pid=""
+tee -a "$log" <"$fuzz_log"
 count "$log"
 
 [[ $status -eq 0 ]] || exit "$status"
