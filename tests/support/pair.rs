@@ -118,15 +118,23 @@ impl Pair {
     #[track_caller]
     pub fn holds_in(&self, nodes: &[String], snapshotter: &str) -> Vec<Holds> {
         let name = self.app.on_node("dev");
+        // What was cut off may still end on the node, and move the name: then it is looked at again.
+        // crictl comes last, because the CRI hears of a new target a little later.
         let script = format!(
             "c='ctr -n k8s.io'\n\
+             target() {{ $c images ls name=={name} | awk 'NR > 1 {{print $3}}'; }}\n\
+             for i in $(seq 20); do\n\
+             before=$(target)\n\
              row=$($c images check --snapshotter {snapshotter} name=={name} | tail -n +2)\n\
-             id=$(crictl inspecti -o json {name} 2>/dev/null | jq -r .status.id)\n\
              case $row in\n\
-             '') echo absent ;;\n\
-             *true*) $c run --rm --snapshotter {snapshotter} {name} kill-test; echo \"exit $?\" ;;\n\
-             *) echo \"torn: $row\" ;;\n\
+             '') said=absent ;;\n\
+             *true*) said=$($c run --rm --snapshotter {snapshotter} {name} kill-test; echo \"exit $?\") ;;\n\
+             *) said=\"torn: $row\" ;;\n\
              esac\n\
+             id=$(crictl inspecti -o json {name} 2>/dev/null | jq -r .status.id)\n\
+             [ \"$before\" != \"$(target)\" ] || break\n\
+             done\n\
+             echo \"$said\"\n\
              echo \"$id\""
         );
         let answers = lab::on_each(nodes, |node| {

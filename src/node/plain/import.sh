@@ -61,6 +61,7 @@ while [ "$leases" = 2 ] && [ $noted -eq 1 ] && kill -0 $import 2>/dev/null; do
 done
 wait $import
 status=$?
+[ $status -ne 0 ] || [ $noted -gt 0 ] || k8s leases rm "$lease-starts-$$" >/dev/null
 # It has ended by itself, and its leases with it.
 while [ $status -eq 0 ] && [ $noted -gt 0 ]; do
   k8s leases rm "$lease-import-$import-$noted" >/dev/null
