@@ -211,11 +211,10 @@ fn logs_for_developers() {
                 .env("KINDLIFT_LOG", log),
         )
     };
-    with("kindlift=loud").is(
-        2,
-        "error: KINDLIFT_LOG is \"kindlift=loud\"\n  hint: say what to log like this: \
-         KINDLIFT_LOG=kindlift=debug,h2=info\n",
-    );
+    with("kindlift=loud")
+        .expect(2)
+        .says("error: KINDLIFT_LOG is \"kindlift=loud\"\n  caused by: ")
+        .says("\n  hint: say what to log like this: KINDLIFT_LOG=kindlift=debug,h2=info\n");
     with("off").expect(0);
     with("kindlift=trace,h2=info").expect(0);
 }
