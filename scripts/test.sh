@@ -74,8 +74,6 @@ eval "$exports"
 "$lab" status
 
 say "tests"
-# Most of them wait for engines and nodes: one more at a time than there are processors.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 # idly COMMAND...: with what time of the processors is left over. Where Linux gives each session a
 # share of its own, a nice process is not behind those of other sessions; a nice session is.
 idly() {
