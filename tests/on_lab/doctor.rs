@@ -148,7 +148,7 @@ fn each_engine_is_told_by_its_store() {
 fn a_paused_node_hides_no_other() {
     let cluster = Cluster::new("doctor-paused", 1, &[]);
     let worker = cluster.worker();
-    lab::docker(&["pause", worker]);
+    lab::pause(worker);
     let run = run::run(&mut doctor(&cluster.name)).expect(5);
     lab::docker(&["unpause", worker]);
     let fix = says(&run, "nodes", "fail", &format!("{worker} (paused)"));

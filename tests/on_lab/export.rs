@@ -242,7 +242,7 @@ fn a_stranger_on_this_machine_gets_nothing() {
     });
     // While the push goes on: the node takes nothing as long as it stands still.
     lab::wait_for_transfer(&cluster.nodes[0]);
-    lab::docker(&["pause", &cluster.nodes[0]]);
+    lab::pause(&cluster.nodes[0]);
     let digest = format!("sha256:{}", "1".repeat(64));
     let guess = "Authorization: Basic a2luZGxpZnQ6a2luZGxpZnQ=\r\n";
     let mut answers = Vec::new();

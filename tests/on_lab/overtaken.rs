@@ -310,7 +310,7 @@ fn a_node_that_is_paused_between_naming_and_proof() {
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
     let mut load = run::start(kindlift.args(["--stall-timeout", "5"]));
     crictl.wait_for_the_question(&mut load);
-    lab::docker(&["pause", worker]);
+    lab::pause(worker);
     let run = load.finish();
     lab::docker(&["unpause", worker]);
     crictl.let_go();
@@ -334,7 +334,7 @@ fn a_node_that_is_paused_between_naming_and_proof() {
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
     let mut load = run::start(kindlift.args(["--stall-timeout", "5"]));
     crictl.wait_for_the_question(&mut load);
-    lab::docker(&["pause", worker]);
+    lab::pause(worker);
     load.wait_until("names are given back", |load| {
         load.stderr()
             .contains("giving the nodes their former names back\n")

@@ -81,7 +81,7 @@ fn a_paused_node() {
     let before = Before::of(&cluster);
     let app = App::new("paused");
     let worker = cluster.worker();
-    lab::docker(&["pause", worker]);
+    lab::pause(worker);
     run::run(&mut app.build("dev", &cluster.name))
         .expect(5)
         .says(&format!(
@@ -116,7 +116,7 @@ fn a_node_that_is_paused_in_the_middle_by(way: &str) {
     let mut kindlift = app.build_by(way, "dev", &cluster.name);
     let running = run::start(kindlift.args(["--stall-timeout", "2"]));
     lab::wait_for_transfer(worker);
-    lab::docker(&["pause", worker]);
+    lab::pause(worker);
     let run = running.finish();
     assert!(run.code == 7, "{run}");
     let run = run

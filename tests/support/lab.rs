@@ -104,6 +104,21 @@ pub fn docker(args: &[&str]) -> String {
     run::run(program("docker").args(args)).expect(0).stdout
 }
 
+/// Pauses a node. runc gives up where processes begin all the time while it freezes them ("unable to
+/// freeze"): then it is told again.
+#[track_caller]
+pub fn pause(node: &str) {
+    let end = std::time::Instant::now() + run::DEADLINE;
+    loop {
+        let run = run::run(program("docker").args(["pause", node]));
+        if run.code == 0 {
+            return;
+        }
+        let again = run.stderr.contains("unable to freeze") && std::time::Instant::now() < end;
+        assert!(again, "{run}");
+    }
+}
+
 /// A name that no other test and no other run uses.
 pub fn unique(theme: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
