@@ -250,7 +250,13 @@ async fn transaction(
 ) -> Result<Outcome> {
     let waiting = parts
         .iter()
-        .map(|part| part.session.crictl())
+        .map(|part| {
+            let mut crictl = part.session.crictl();
+            if let Some(name) = load.names.first() {
+                crictl.tell(&name.to_string());
+            }
+            crictl
+        })
         .collect::<Vec<_>>();
     let began = Instant::now();
     let staged = job.cancel.unless(stage_all(job, parts, load)).await?;

@@ -82,14 +82,25 @@ impl Naming {
         id: &ImageId,
     ) -> Result<Vec<Reference>> {
         match self {
+            Self::Content => {
+                let mut names = self.known(image, engine)?;
+                names.push(tilt::content_name(image, id)?);
+                Ok(names)
+            }
+            Self::AsAsked | Self::Skaffold | Self::Tilt => self.known(image, engine),
+        }
+    }
+
+    /// Returns those of the names that can be known before the image's content is, in the same order.
+    ///
+    /// # Errors
+    /// Usage error, if no name can be made.
+    pub fn known(self, image: &Reference, engine: &EngineId) -> Result<Vec<Reference>> {
+        match self {
             Self::AsAsked => Ok(vec![image.clone()]),
             Self::Skaffold => skaffold::names(image, engine),
             Self::Tilt => tilt::names(image, engine),
-            Self::Content => {
-                let asked = image.had_tag().then(|| image.clone());
-                let content = tilt::content_name(image, id)?;
-                Ok(asked.into_iter().chain([content]).collect())
-            }
+            Self::Content => Ok(image.had_tag().then(|| image.clone()).into_iter().collect()),
         }
     }
 }

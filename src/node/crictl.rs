@@ -1,12 +1,14 @@
 //! The proof: crictl on the node shows exactly the image, under every name.
 //!
-//! crictl is started before it is needed and waits on stdin for the name to check, so that only
-//! its own time is left when staging is done.
+//! crictl takes longer to start than to ask. So a shell is started first, which waits on stdin for
+//! the name; crictl starts as soon as that is known, and waits for its configuration, which comes to
+//! its end when everything is named: only then does it ask anybody anything.
 
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::name::{self, Claim};
@@ -17,10 +19,16 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Platform};
 use crate::reference::Reference;
 
-/// Reads the name from stdin: nothing that a user typed is part of the script.
+/// Reads the name from stdin: nothing that a user typed is part of the script. crictl's configuration
+/// is the node's own; what it waits for is the second line. (By a variable, because flags would move
+/// the others: <https://github.com/kubernetes-sigs/cri-tools/blob/master/docs/crictl.md>.)
 /// crictl itself gives a busy node two seconds; how long a node may be silent is ours to say.
-const SCRIPT: &str =
-    r#"IFS= read -r ref || exit 0; exec crictl --timeout 60s inspecti -o json "$ref""#;
+const SCRIPT: &str = r#"IFS= read -r ref || exit 0
+config=${CRI_CONFIG_FILE:-/etc/crictl.yaml}
+{
+  while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done <"$config"
+  IFS= read -r go
+} 2>/dev/null | CRI_CONFIG_FILE=/dev/stdin crictl --timeout 60s inspecti -o json "$ref""#;
 /// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
 const SETTLE: Duration = Duration::from_secs(15);
 /// How often an earlier load may take a name while it is proven.
@@ -84,21 +92,56 @@ pub fn parse(output: &[u8]) -> Result<Shown> {
     })
 }
 
-/// A crictl that waits on the node for the name to check.
+/// A crictl that waits on the node until it may ask.
 pub struct Waiting {
+    node: Node,
     starting: AbortOnDropHandle<Result<Exec>>,
-    command: String,
+    /// Takes the name, once.
+    tell: Option<oneshot::Sender<String>>,
+    /// The name that it was told.
+    name: Option<String>,
 }
 
 impl Waiting {
     /// Starts it, in the background.
     pub fn start(node: &Node) -> Self {
         let on = node.clone();
-        let starting = tokio::spawn(async move { on.exec(&["sh", "-c", SCRIPT]).await });
+        let (tell, told) = oneshot::channel::<String>();
+        let starting = tokio::spawn(async move {
+            let mut exec = on.exec(&["sh", "-c", SCRIPT]).await?;
+            if let Ok(name) = told.await {
+                // An exec that has ended tells why on stderr; the broken pipe does not.
+                let _ = exec.stdin.write_all(format!("{name}\n").as_bytes()).await;
+                let _ = exec.stdin.flush().await;
+            }
+            Ok(exec)
+        });
         Self {
+            node: node.clone(),
             starting: AbortOnDropHandle::new(starting),
-            command: format!("crictl inspecti (on node {})", node.name),
+            tell: Some(tell),
+            name: None,
         }
+    }
+
+    /// Tells it which name it will be asked for: all that it can do before it asks, it does now.
+    pub fn tell(&mut self, name: &str) {
+        if let Some(tell) = self.tell.take() {
+            self.name = Some(name.to_owned());
+            // A task that is gone has an error, which shows when the exec is waited for.
+            let _ = tell.send(name.to_owned());
+        }
+    }
+
+    /// Makes it one that will be asked for this name: itself, unless it was told another.
+    fn for_name(mut self, name: &str) -> Self {
+        self.tell(name);
+        if self.name.as_deref() == Some(name) {
+            return self;
+        }
+        let mut other = Self::start(&self.node);
+        other.tell(name);
+        other
     }
 
     /// Lets it inspect an image. None, if the node has no such image.
@@ -106,16 +149,17 @@ impl Waiting {
     /// # Errors
     /// Verify error, with crictl's words.
     pub async fn inspect(self, session: &Session, name: &str) -> Result<Option<Shown>> {
-        let lost = || Error::new(ErrorKind::Verify, format!("lost track of {}", self.command));
+        let command = format!("crictl inspecti (on node {})", self.node.name);
+        let lost = || Error::new(ErrorKind::Verify, format!("lost track of {command}"));
+        let starting = self.for_name(name).starting;
         let work = async {
-            let exec = self.starting.await.map_err(|e| lost().because(e))??;
+            let exec = starting.await.map_err(|e| lost().because(e))??;
             let Exec {
                 mut stdin,
                 mut stdout,
                 mut end,
             } = exec;
-            // An exec that has ended tells why on stderr; the broken pipe does not.
-            let _ = stdin.write_all(format!("{name}\n").as_bytes()).await;
+            let _ = stdin.write_all(b"\n").await;
             let _ = stdin.flush().await;
             let mut output = Vec::new();
             let read = stdout.read_to_end(&mut output).await;
@@ -137,7 +181,7 @@ impl Waiting {
         let said = format!("{}\n{}", ended.stderr, String::from_utf8_lossy(&output));
         Err(Error::new(
             ErrorKind::Verify,
-            format!("`{}` failed ({})", self.command, ended.status),
+            format!("`{command}` failed ({})", ended.status),
         )
         .because(said.trim().to_owned()))
     }

@@ -145,6 +145,14 @@ impl Link {
         crictl.get_or_insert_with(|| Waiting::start(&self.node));
     }
 
+    /// Tells the crictl that was started early which name it will be asked for.
+    pub fn tell_crictl(&self, name: &str) {
+        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(crictl) = crictl.as_mut() {
+            crictl.tell(name);
+        }
+    }
+
     /// Returns the crictl that was started early, or starts one now.
     pub fn crictl(&self) -> Waiting {
         let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);

@@ -187,7 +187,10 @@ async fn ensure_one(
 ) -> Result<Outcome> {
     let began = Instant::now();
     let record = opened.look_up(job, name).await?;
-    let names = names_known(name, naming, record.as_ref())?;
+    let names = match &record {
+        Some(record) => naming.known(name, &record.id)?,
+        None => vec![name.clone()],
+    };
     let expected = record.as_ref().map(Expected::Described);
     let mut findings = Vec::new();
     for name in &names {
@@ -227,19 +230,6 @@ fn subject_names(job: &Job) -> Result<Vec<Reference>> {
         .map(|(name, _)| name)
         .into_iter()
         .collect())
-}
-
-/// Returns the names that can be known before the image itself is.
-fn names_known(
-    name: &Reference,
-    naming: Naming,
-    record: Option<&ImageRecord>,
-) -> Result<Vec<Reference>> {
-    match (naming, record) {
-        (Naming::Skaffold, Some(record)) => contract::skaffold::names(name, &record.id),
-        (Naming::Tilt, Some(record)) => contract::tilt::names(name, &record.id),
-        _ => Ok(vec![name.clone()]),
-    }
 }
 
 async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Opened> {
@@ -367,11 +357,12 @@ async fn examine(
 
 async fn judge(
     session: &Session,
-    waiting: Waiting,
+    mut waiting: Waiting,
     name: &Reference,
     place: &Where,
 ) -> Result<Verdict> {
     let began = Instant::now();
+    waiting.tell(&name.to_string());
     let image = match on_node::held(session, &name.to_string())
         .await
         .map_err(|e| e.with_kind(ErrorKind::Verify))?

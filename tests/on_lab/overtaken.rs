@@ -53,7 +53,8 @@ impl Lock {
 }
 
 /// A fake crictl on a node, which answers `--timeout T inspecti` only when it is let go: for a pause between
-/// naming and proof that lasts as long as a test needs.
+/// naming and proof that lasts as long as a test needs. Like the real one, it reads its configuration
+/// first, and is not asked before that has ended.
 struct SlowCrictl<'a> {
     node: &'a str,
 }
@@ -61,8 +62,13 @@ struct SlowCrictl<'a> {
 impl<'a> SlowCrictl<'a> {
     const SCRIPT: &'static str = "#!/bin/sh\n\
         if [ \"$3\" = inspecti ] && [ -e /run/crictl-waits ]; then\n\
+        [ -z \"$CRI_CONFIG_FILE\" ] || config=$(cat \"$CRI_CONFIG_FILE\")\n\
         : > /run/crictl-is-asked\n\
         while [ -e /run/crictl-waits ]; do sleep 0.02; done\n\
+        if [ -n \"$CRI_CONFIG_FILE\" ]; then\n\
+        printf '%s\\n' \"$config\" | /usr/local/bin/crictl.real \"$@\"\n\
+        exit\n\
+        fi\n\
         fi\n\
         exec /usr/local/bin/crictl.real \"$@\"\n";
 
