@@ -10,6 +10,7 @@
 #   same                                  nothing changed: `ensure`
 #   cold                                  nothing of the image on any node
 #   sizes nodes                           1 MB changed, by the image's size, by the number of nodes
+#   lanes                                 100 MB to the nodes and nothing else, by what providers offer
 #   program                               start time, size of the program
 #   inner                                 inner parts, by Criterion
 set -euo pipefail
@@ -21,10 +22,10 @@ if [[ ${1-} =~ ^[1-9][0-9]*$ ]]; then
   shift
 fi
 sections=("$@")
-[[ $# -gt 0 ]] || sections=(program containerd overlay2 podman rootless same cold nodes sizes inner)
+[[ $# -gt 0 ]] || sections=(program containerd overlay2 podman rootless same cold nodes sizes lanes inner)
 for section in "${sections[@]}"; do
   case $section in
-    containerd | overlay2 | podman | rootless | same | cold | sizes | nodes | program | inner) ;;
+    containerd | overlay2 | podman | rootless | same | cold | sizes | nodes | lanes | program | inner) ;;
     *)
       echo "bench: no such section: $section" >&2
       exit 2
@@ -295,11 +296,11 @@ by_number() {
   for ((round = 0; round <= rounds; round++)); do
     for n in 1 3 6; do
       random "$work/nodes$n/app" 1
-      ours "$([[ $round -gt 0 ]] || echo warm-)nodes$n" "nodes$n" "$run-n$n"
+      ours "$([[ $round -gt 0 ]] || echo warm-)by-nodes$n" "nodes$n" "$run-n$n"
     done
   done
-  row "1 MB changed: 3 nodes against 1" nodes3 nodes1 2
-  row "1 MB changed: 6 nodes against 1" nodes6 nodes1 2
+  row "1 MB changed: 3 nodes against 1" by-nodes3 by-nodes1 2
+  row "1 MB changed: 6 nodes against 1" by-nodes6 by-nodes1 2
   for n in 1 3 6; do
     "$lab" cluster down "$run-n$n" >&2
     forget "nodes$n" "$run-n$n"
@@ -320,16 +321,56 @@ by_size() {
   for ((round = 0; round <= rounds; round++)); do
     for size in 100 1000 5000; do
       random "$work/size$size/app" 1
-      ours "$([[ $round -gt 0 ]] || echo warm-)size$size" "size$size" "$run-size"
+      ours "$([[ $round -gt 0 ]] || echo warm-)by-size$size" "size$size" "$run-size"
     done
   done
-  row "1 MB changed: 1 GB against 0.1 GB" size1000 size100 1.3
-  row "1 MB changed: 5 GB against 0.1 GB" size5000 size100 1.3
+  row "1 MB changed: 1 GB against 0.1 GB" by-size1000 by-size100 1.3
+  row "1 MB changed: 5 GB against 0.1 GB" by-size5000 by-size100 1.3
   sort -n "$work/peak" | tail -n 1 >"$work/peak-most"
   limit "memory at the peak, 0.1 to 5 GB sent" peak-most 48 MB
   "$lab" cluster down "$run-size" >&2
   clusters=()
   for size in 100 1000 5000; do forget "size$size" "$run-size"; done
+}
+
+# Each of these takes a node and sends it $work/bulk, of which nothing is kept.
+by_exec() { docker exec -i "$1" sh -c 'cat >/dev/null' <"$work/bulk"; }
+by_copy() { docker cp --quiet - "$1:/var/tmp" <"$work/bulk.tar"; }
+by_socket() {
+  # A listener that is not on loopback: what this would gain, not something to do.
+  docker exec "$1" perl -MIO::Socket::INET -e '
+    my $listener = IO::Socket::INET->new(Listen => 1, LocalPort => 5999, ReuseAddr => 1) or die $!;
+    my $peer = $listener->accept;
+    while (sysread $peer, my $bytes, 1 << 18) {}' &
+  local listener=$! address
+  address=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}' "$1")
+  until cat "$work/bulk" >"/dev/tcp/$address/5999"; do kill -0 "$listener"; done 2>/dev/null
+  wait "$listener"
+}
+
+to_all() { # COMMAND
+  local node pids=()
+  for node in "${dev[@]}"; do
+    "$1" "$node" &
+    pids+=($!)
+  done
+  for node in "${pids[@]}"; do wait "$node"; done
+}
+
+lanes() {
+  local round way
+  engine containerd
+  random "$work/bulk" 100
+  tar -C "$work" -cf "$work/bulk.tar" bulk
+  for ((round = 0; round <= rounds; round++)); do
+    for way in exec copy socket; do
+      timed "$([[ $round -gt 0 ]] || echo warm-)lane-$way" to_all "by_$way"
+    done
+  done
+  row "100 MB to three nodes: docker cp against docker exec" lane-copy lane-exec 1
+  row "100 MB to three nodes: a socket of the node against docker exec" lane-socket lane-exec 1
+  for way in "${dev[@]}"; do docker exec "$way" rm -f /var/tmp/bulk; done
+  rm -f "$work/bulk" "$work/bulk.tar"
 }
 
 hundred_starts() {

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 use crate::run::{self, Run};
 
+#[path = "exec.rs"]
+mod by_api;
 #[path = "lab_vars.rs"]
 mod lab_vars;
 
@@ -390,13 +392,13 @@ pub fn pod() -> Vec<String> {
 }
 
 /// Runs a command in a node, through whoever runs it.
+#[track_caller]
 pub fn exec(node: &str, args: &[&str]) -> Run {
-    let provider = if node.starts_with("pod-") {
-        "podman"
-    } else {
-        "docker"
-    };
-    run::run(program(provider).args(["exec", node]).args(args))
+    if node.starts_with("pod-") {
+        return run::run(program("podman").args(["exec", node]).args(args));
+    }
+    let host = var("DOCKER_HOST");
+    by_api::exec(host.strip_prefix("unix://").unwrap(), node, args)
 }
 
 /// Asks all nodes at once.
