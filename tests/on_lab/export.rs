@@ -45,6 +45,9 @@ fn sent(run: &Run) -> Vec<u64> {
 
 /// Returns the names that an engine has of registries of kindlift's.
 fn left_in(engine: Engine) -> Vec<String> {
+    if engine == Engine::Containerd {
+        return lab::image_names(lab::PUSHES).into_iter().collect();
+    }
     let format = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
     let names = run::run(engine.command().args(format)).expect(0).stdout;
     let ours = names.lines().filter(|name| name.contains("/kindlift/load"));

@@ -192,6 +192,5 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
         assert_eq!(lab::leases(node), [].into(), "{node}");
         assert_eq!(lab::Node::of(node).ingests, [].into(), "{node}");
     }
-    let names = lab::docker(&["image", "ls", "--format", "{{.Repository}}"]);
-    assert!(!names.contains("/kindlift/load"), "{names}");
+    assert_eq!(lab::image_names(lab::PUSHES), [].into());
 }

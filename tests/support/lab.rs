@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 use crate::run::{self, Run};
 
-#[path = "exec.rs"]
-mod by_api;
+#[path = "docker_api.rs"]
+mod docker_api;
 #[path = "lab_vars.rs"]
 mod lab_vars;
 
@@ -104,6 +104,20 @@ pub fn kindlift() -> Command {
 #[track_caller]
 pub fn docker(args: &[&str]) -> String {
     run::run(program("docker").args(args)).expect(0).stdout
+}
+
+/// The socket of the lab's Docker.
+fn socket() -> &'static str {
+    var("DOCKER_HOST").strip_prefix("unix://").unwrap()
+}
+
+/// A reference that matches the names by which engines push to kindlift.
+pub const PUSHES: &str = "127.0.0.1:*/kindlift/load";
+
+/// Returns the names that Docker has of images that match a reference with wildcards.
+#[track_caller]
+pub fn image_names(reference: &str) -> BTreeSet<String> {
+    docker_api::image_names(socket(), reference)
 }
 
 /// Pauses a node. runc gives up where processes begin all the time while it freezes them ("unable to
@@ -253,23 +267,7 @@ impl Drop for App {
         if std::thread::panicking() {
             return;
         }
-        let filter = format!("reference={}", self.name);
-        let names = docker(&[
-            "image",
-            "ls",
-            "--filter",
-            &filter,
-            "--format",
-            "{{.Repository}}:{{.Tag}}",
-        ]);
-        let names: Vec<&str> = names.lines().collect();
-        if !names.is_empty() {
-            let _ = run::run(
-                program("docker")
-                    .args(["image", "rm", "--force"])
-                    .args(&names),
-            );
-        }
+        docker_api::forget(socket(), &image_names(&self.name));
         self.forget_on(&dev());
     }
 }
@@ -397,8 +395,7 @@ pub fn exec(node: &str, args: &[&str]) -> Run {
     if node.starts_with("pod-") {
         return run::run(program("podman").args(["exec", node]).args(args));
     }
-    let host = var("DOCKER_HOST");
-    by_api::exec(host.strip_prefix("unix://").unwrap(), node, args)
+    docker_api::exec(socket(), node, args)
 }
 
 /// Asks all nodes at once.
