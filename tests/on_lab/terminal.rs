@@ -81,9 +81,13 @@ impl Terminal {
     /// Waits for the command's end. Returns its exit code and what is left on the screen.
     #[track_caller]
     fn end(&self) -> (String, Vec<String>) {
-        run::wait_until("its end", DEADLINE, || self.has_ended());
-        let code = self.ask(&["display", "-p", "#{pane_dead_status}"]);
-        (code.trim().to_owned(), self.lines())
+        // The pane is dead a moment before its command's end is known.
+        let mut end = String::new();
+        run::wait_until("its end", DEADLINE, || {
+            end = self.ask(&["display", "-p", "#{pane_dead_status}#{pane_dead_signal}"]);
+            !end.trim().is_empty()
+        });
+        (end.trim().to_owned(), self.lines())
     }
 }
 
