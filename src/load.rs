@@ -37,13 +37,21 @@ pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
     job.cancel.unless(try_join_all(opening)).await
 }
 
-/// Opens a session with every node, and starts there what the proof of a load will need.
+/// Opens a session with every node, and starts there what the proof of a load will need: a crictl
+/// that waits, for the first of the names, if that is known already.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_to_load(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
+pub async fn open_to_load(
+    nodes: &[Node],
+    name: Option<&Reference>,
+    job: &Job,
+) -> Result<Vec<Arc<Session>>> {
     let sessions = open(nodes, job).await?;
-    sessions.iter().for_each(|session| session.start_crictl());
+    let name = name.map(Reference::to_string);
+    sessions
+        .iter()
+        .for_each(|session| session.start_crictl(name.as_deref()));
     Ok(sessions)
 }
 

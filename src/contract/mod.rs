@@ -91,6 +91,14 @@ impl Naming {
         }
     }
 
+    /// Returns the first of the names, if it can be known before there is an image.
+    pub fn first(self, image: &Reference) -> Option<&Reference> {
+        match self {
+            Self::AsAsked | Self::Skaffold | Self::Tilt => Some(image),
+            Self::Content => image.had_tag().then_some(image),
+        }
+    }
+
     /// Returns those of the names that can be known before the image's content is, in the same order.
     ///
     /// # Errors
@@ -100,7 +108,7 @@ impl Naming {
             Self::AsAsked => Ok(vec![image.clone()]),
             Self::Skaffold => skaffold::names(image, engine),
             Self::Tilt => tilt::names(image, engine),
-            Self::Content => Ok(image.had_tag().then(|| image.clone()).into_iter().collect()),
+            Self::Content => Ok(self.first(image).cloned().into_iter().collect()),
         }
     }
 }

@@ -226,7 +226,7 @@ impl Docker {
             Ok(inspected) => {
                 let mut record = record(&inspected, found)?;
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
-                    record.manifest = self.manifest_of(&record).await;
+                    record.manifest = self.manifest_of(&record, name).await;
                 }
                 Ok(Some(record))
             }
@@ -243,10 +243,14 @@ impl Docker {
 
     /// Finds the manifest for the record's platform in an image that is an index. None, if the
     /// engine does not tell: then the image must be exported to learn it.
-    async fn manifest_of(&self, record: &ImageRecord) -> Option<Digest> {
+    async fn manifest_of(&self, record: &ImageRecord, name: &str) -> Option<Digest> {
+        // Of all images it takes long, and fails when another one goes meanwhile.
+        let by_name = name.parse::<Digest>().is_err();
+        let filters = by_name.then(|| HashMap::from([("reference".into(), vec![name.into()])]));
         let options = ListImagesOptions {
             all: true,
             manifests: true,
+            filters,
             ..ListImagesOptions::default()
         };
         let images = self.api.list_images(Some(options)).await.ok()?;
@@ -555,6 +559,7 @@ fn record(inspected: &ImageInspect, found: SystemTime) -> Result<ImageRecord> {
         manifest: is_manifest.then(|| id.clone()),
         id: EngineId(id),
         found,
+        local: None,
     })
 }
 

@@ -65,6 +65,27 @@ pub struct ImageRecord {
     pub manifest: Option<Digest>,
     /// When the engine was asked: whoever asks it later has the later image.
     pub found: SystemTime,
+    /// What else the name that was asked for may mean.
+    pub local: Option<Local>,
+}
+
+/// A `localhost/X` where `docker.io/X` was asked for: Podman's Docker API, which Skaffold asks, and
+/// `podman run X` take that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// The whole name.
+    pub name: String,
+    /// The image that has it.
+    pub id: EngineId,
+}
+
+impl ImageRecord {
+    /// Returns the name that hides an image from whoever asks for it by the name that this was
+    /// found by.
+    pub fn hides(&self, id: &EngineId) -> Option<&str> {
+        let local = self.local.as_ref().filter(|local| local.id != *id)?;
+        Some(&local.name)
+    }
 }
 
 /// What to build.
@@ -215,17 +236,6 @@ impl Engine {
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
         either!(self, engine => engine.inspect(name).await)
-    }
-
-    /// Finds another name that hides an image from whoever asks the engine for it.
-    ///
-    /// # Errors
-    /// Engine error.
-    pub async fn shadow(&self, name: &Reference, id: &EngineId) -> Result<Option<String>> {
-        match self {
-            Self::Docker(_) => Ok(None),
-            Self::Podman(podman) => podman.shadow(name, id).await,
-        }
     }
 
     /// Gives an image other names in the engine's store.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::process::Command;
 
 use super::command::{run_visible, spool};
-use super::{BuildSpec, EngineId, ImageRecord, hold};
+use super::{BuildSpec, EngineId, ImageRecord, Local, hold};
 use crate::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
@@ -54,6 +54,10 @@ struct VersionOf {
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
     id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -224,44 +228,38 @@ impl Podman {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let found = SystemTime::now();
         // An ID would parse as a name: repository `sha256`, the hex digits as its tag.
         if name.parse::<Digest>().is_ok() {
-            return self.inspect_exactly(name).await;
+            return pick(self.inspect_all(&[name]).await?, None, found);
         }
         let reference = Reference::parse(name)?;
-        if let Some(record) = self.inspect_exactly(&reference.to_string()).await? {
-            return Ok(Some(record));
-        }
-        match local_name(&reference) {
-            Some(local) => self.inspect_exactly(&local).await,
-            None => Ok(None),
-        }
+        let full = reference.to_string();
+        let local = local_name(&reference);
+        // In one command, which takes longer to start than to look.
+        let names: Vec<&str> = [Some(full.as_str()), local.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        pick(self.inspect_all(&names).await?, local.as_deref(), found)
     }
 
-    async fn inspect_exactly(&self, name: &str) -> Result<Option<ImageRecord>> {
-        let exists = self.command(&["image", "exists", name], Orphan::Kill);
-        let exists = process::run(exists, ErrorKind::Engine, DEADLINE).await?;
-        match exists.status.code() {
-            Some(1) => return Ok(None),
-            Some(0) => {}
-            _ => return exists.success(ErrorKind::Engine).map(|_| None),
+    /// Looks images up, and leaves out what is not there.
+    async fn inspect_all(&self, names: &[&str]) -> Result<Vec<Inspected>> {
+        let mut inspect = self.command(&["image", "inspect"], Orphan::Kill);
+        inspect.args(names);
+        let finished = process::run(inspect, ErrorKind::Engine, DEADLINE).await?;
+        // It prints what it has found even when it has not found all, and a line for each that is
+        // not there.
+        let inspected = serde_json::from_slice::<Vec<Inspected>>(&finished.stdout);
+        let missing = finished.stderr.lines().filter(|line| is_missing(line));
+        match inspected {
+            Ok(inspected) if inspected.len() + missing.count() == names.len() => Ok(inspected),
+            Err(e) if finished.status.success() => Err(unreadable().because(e)),
+            _ => finished
+                .success(ErrorKind::Engine)
+                .and_then(|_| Err(unreadable())),
         }
-        let found = SystemTime::now();
-        let output = self.output(&["image", "inspect", name]).await?;
-        record(&output, found).map(Some)
-    }
-
-    /// Finds a `localhost/X` that shadows `docker.io/X` with another image: Podman's Docker API,
-    /// which Skaffold asks, and `podman run X` take that one.
-    ///
-    /// # Errors
-    /// Engine error.
-    pub async fn shadow(&self, name: &Reference, id: &EngineId) -> Result<Option<String>> {
-        let Some(local) = local_name(name) else {
-            return Ok(None);
-        };
-        let other = self.inspect_exactly(&local).await?;
-        Ok(other.filter(|other| other.id != *id).map(|_| local))
     }
 
     /// Gives an image other names.
@@ -390,65 +388,115 @@ fn plain_http_on_loopback(command: &mut Command, name: &str) {
     }
 }
 
-/// Reads what `podman image inspect` prints. Pure.
-fn record(output: &[u8], found: SystemTime) -> Result<ImageRecord> {
-    let unreadable = |e: Option<serde_json::Error>| {
-        let error = Error::new(
-            ErrorKind::Engine,
-            "what `podman image inspect` says cannot be read",
-        );
-        match e {
-            Some(e) => error.because(e),
-            None => error,
-        }
+/// Tells whether a line on stderr is about an image that is not there.
+fn is_missing(line: &str) -> bool {
+    line.contains("image not known") || line.contains("no such image")
+}
+
+fn unreadable() -> Error {
+    let why = "what `podman image inspect` says cannot be read";
+    Error::new(ErrorKind::Engine, why)
+}
+
+/// Makes a record of the first of up to two images: that of the name that was asked for, and that of
+/// `local`, which may be the same. Pure.
+fn pick(
+    inspected: Vec<Inspected>,
+    local: Option<&str>,
+    found: SystemTime,
+) -> Result<Option<ImageRecord>> {
+    let mut inspected = inspected.into_iter();
+    let Some(first) = inspected.next() else {
+        return Ok(None);
     };
-    let inspected: Vec<Inspected> =
-        serde_json::from_slice(output).map_err(|e| unreadable(Some(e)))?;
-    let inspected = inspected
-        .into_iter()
-        .next()
-        .ok_or_else(|| unreadable(None))?;
-    // The command prints IDs without the algorithm, the API with it.
-    let hex = inspected
-        .id
-        .strip_prefix("sha256:")
-        .unwrap_or(&inspected.id);
-    let id: Digest = format!("sha256:{hex}").parse()?;
-    let layers = inspected
-        .root_fs
-        .and_then(|root| root.layers)
-        .unwrap_or_default();
-    Ok(ImageRecord {
-        platform: Platform::new(
-            &inspected.os,
-            &inspected.architecture,
-            inspected.variant.as_deref(),
-        ),
-        diff_ids: layers
-            .iter()
-            .map(|l| l.parse().map(DiffId))
-            .collect::<Result<_>>()?,
-        image_id: Some(ImageId(id.clone())),
-        manifest: None,
-        id: EngineId(id),
-        found,
-    })
+    let id = match (local, inspected.next()) {
+        (Some(_), Some(second)) => Some(second.id()?),
+        // Then that is the one that was found.
+        (Some(local), None) if first.has(local) => Some(first.id()?),
+        _ => None,
+    };
+    let mut record = first.record(found)?;
+    record.local = local.zip(id).map(|(name, id)| Local {
+        name: name.to_owned(),
+        id,
+    });
+    Ok(Some(record))
+}
+
+impl Inspected {
+    fn id(&self) -> Result<EngineId> {
+        // The command prints IDs without the algorithm, the API with it.
+        let hex = self.id.strip_prefix("sha256:").unwrap_or(&self.id);
+        format!("sha256:{hex}").parse().map(EngineId)
+    }
+
+    /// Tells whether the image has a name.
+    fn has(&self, name: &str) -> bool {
+        let names = [&self.repo_tags, &self.repo_digests];
+        names.into_iter().flatten().flatten().any(|own| own == name)
+    }
+
+    fn record(self, found: SystemTime) -> Result<ImageRecord> {
+        let id = self.id()?;
+        let layers = self.root_fs.and_then(|root| root.layers);
+        Ok(ImageRecord {
+            platform: Platform::new(&self.os, &self.architecture, self.variant.as_deref()),
+            diff_ids: layers
+                .iter()
+                .flatten()
+                .map(|l| l.parse().map(DiffId))
+                .collect::<Result<_>>()?,
+            image_id: Some(ImageId(id.0.clone())),
+            manifest: None,
+            id,
+            found,
+            local: None,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn inspected(hex: &str, names: &[&str]) -> Inspected {
+        let value = serde_json::json!({
+            "Id": hex.repeat(64), "Os": "linux", "Architecture": "arm", "Variant": "v7",
+            "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "4".repeat(64))]},
+            "RepoTags": names,
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn picked(inspected: Vec<Inspected>) -> Option<ImageRecord> {
+        pick(inspected, Some("localhost/app:1"), SystemTime::now()).unwrap()
+    }
+
     #[test]
     fn the_id_is_the_config_digest() {
-        let hex = "3".repeat(64);
-        let text = serde_json::json!([{
-            "Id": hex, "Os": "linux", "Architecture": "arm", "Variant": "v7",
-            "RootFS": {"Type": "layers", "Layers": [format!("sha256:{}", "4".repeat(64))]},
-        }]);
-        let record = record(text.to_string().as_bytes(), SystemTime::now()).unwrap();
-        assert_eq!(record.image_id.unwrap().0.hex(), hex);
+        let record = picked(vec![inspected("3", &[])]).unwrap();
+        assert_eq!(record.image_id.unwrap().0.hex(), "3".repeat(64));
         assert_eq!(record.platform.to_string(), "linux/arm/v7");
+        assert_eq!(record.local, None);
+    }
+
+    #[test]
+    fn a_name_on_localhost_hides_another_image() {
+        assert_eq!(picked(vec![]).map(|record| record.id), None);
+        let asked = || inspected("1", &["docker.io/library/app:1"]);
+        let local = || inspected("2", &["localhost/app:1"]);
+        let both = || inspected("3", &["localhost/app:1", "docker.io/library/app:1"]);
+        let hides = |found: Vec<Inspected>, id: &str| {
+            let id = EngineId(format!("sha256:{}", id.repeat(64)).parse().unwrap());
+            picked(found).unwrap().hides(&id).map(str::to_owned)
+        };
+        let name = Some("localhost/app:1".to_owned());
+        assert_eq!(hides(vec![asked()], "1"), None);
+        assert_eq!(hides(vec![asked(), local()], "1"), name);
+        assert_eq!(hides(vec![both(), both()], "3"), None);
+        assert_eq!(hides(vec![local()], "2"), None);
+        // What was built has another name.
+        assert_eq!(hides(vec![local()], "9"), name);
     }
 
     #[test]

@@ -139,17 +139,13 @@ impl Link {
         &self.facts
     }
 
-    /// Starts a crictl on the node, so that it waits there when it is needed.
-    pub fn start_crictl(&self) {
+    /// Starts a crictl on the node, so that it waits there when it is needed; with the name that it
+    /// will be asked for, if that is known.
+    pub fn start_crictl(&self, name: Option<&str>) {
         let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
-        crictl.get_or_insert_with(|| Waiting::start(&self.node));
-    }
-
-    /// Tells the crictl that was started early which name it will be asked for.
-    pub fn tell_crictl(&self, name: &str) {
-        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(crictl) = crictl.as_mut() {
-            crictl.tell(name);
+        let waiting = crictl.get_or_insert_with(|| Waiting::start(&self.node));
+        if let Some(name) = name {
+            waiting.tell(name);
         }
     }
 

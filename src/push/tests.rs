@@ -53,6 +53,7 @@ impl Sample {
             manifest: None,
             id: EngineId(id),
             found: std::time::SystemTime::now(),
+            local: None,
         }
     }
 }

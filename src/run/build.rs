@@ -234,7 +234,8 @@ async fn build_and_open(
     let began = Instant::now();
     let asked = plan.one_platform()?;
     let opened = async {
-        let sessions = load::open_to_load(nodes, job).await?;
+        let name = plan.naming.first(&plan.image);
+        let sessions = load::open_to_load(nodes, name, job).await?;
         let connected = Instant::now();
         let platform = match asked {
             Some(platform) => {
@@ -287,13 +288,8 @@ async fn build_and_open(
 async fn built(job: &Job, engine: &Engine, plan: &Plan, hold: &Hold) -> Result<ImageRecord> {
     let hold = hold.name();
     let ours = job.cancel.unless(engine.inspect(&hold));
-    let name = async {
-        match plan.name_counts() {
-            true => job.cancel.unless(engine.inspect(&plan.spec.name)).await,
-            false => Ok(None),
-        }
-    };
-    let (ours, other) = tokio::try_join!(ours, name)?;
+    let named = job.cancel.unless(engine.inspect(&plan.spec.name));
+    let (ours, named) = tokio::try_join!(ours, named)?;
     let mut record = ours.ok_or_else(|| {
         let why = format!(
             "the build succeeded, but {} has no {}",
@@ -304,13 +300,16 @@ async fn built(job: &Job, engine: &Engine, plan: &Plan, hold: &Hold) -> Result<I
             "the builder does not load into the engine's image store: check --output in your flags",
         )
     })?;
-    if let Some(other) = other {
-        same(engine, plan, &record.id, &other)?;
+    let Some(named) = named else {
+        return Ok(record);
+    };
+    if plan.name_counts() {
+        same(engine, plan, &record.id, &named)?;
         // Whoever takes the name from now on has the later image.
-        record.found = other.found;
+        record.found = named.found;
     }
     let contract = (plan.contract != Contract::Hand).then(|| plan.contract.tool());
-    refuse_shadow(job, engine, &plan.image, &record, contract).await?;
+    refuse_shadow(job, &plan.image, &named, &record.id, contract)?;
     Ok(record)
 }
 

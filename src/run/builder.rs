@@ -32,7 +32,8 @@ pub(super) async fn by_builder(
 ) -> Result<Built> {
     let asked = plan.one_platform()?;
     let began = Instant::now();
-    let sessions = load::open_to_load(nodes, job).await?;
+    let name = plan.naming.first(&plan.image);
+    let sessions = load::open_to_load(nodes, name, job).await?;
     let platform = match asked {
         Some(platform) => platform.clone(),
         None => load::platform(&sessions)?,

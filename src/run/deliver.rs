@@ -67,12 +67,6 @@ pub(super) async fn deliver(
     delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    if let Some(name) = delivery.first_name()? {
-        let name = name.to_string();
-        to.sessions
-            .iter()
-            .for_each(|session| session.tell_crictl(&name));
-    }
     let delivered = try_each_way(job, engine, to, delivery, clock).await;
     job.report.event(&Event::Settled);
     delivered
@@ -302,12 +296,6 @@ async fn on_hand(
 }
 
 impl Delivery<'_> {
-    /// Returns the first of the image's names, if it can be known before the image itself is.
-    fn first_name(&self) -> Result<Option<Reference>> {
-        let names = self.naming.known(self.name, &self.record.id)?;
-        Ok(names.into_iter().next())
-    }
-
     fn load(&self, image: Arc<Image>, source: Arc<dyn Source>) -> Result<Load> {
         let names = self.naming.names(self.name, &self.record.id, &image.id())?;
         // With a ref file the image has no other name than the one made of its content.

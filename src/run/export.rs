@@ -129,7 +129,7 @@ async fn find(job: &Job, request: &ExportRequest, spec: Spec) -> Result<Fetched>
         let Some(record) = job.cancel.unless(engine.inspect(&full)).await? else {
             return Err(not_there(&engine, &name));
         };
-        super::refuse_shadow(job, &engine, &name, &record, None).await?;
+        super::refuse_shadow(job, &name, &record, &record.id, None)?;
         let platform = request.platform.as_ref().unwrap_or(&record.platform);
         job.step(|| format!("saving {} out of {}", record.id, engine.describe()));
         let exporting = engine.export(record.id.0.as_str(), platform, job);

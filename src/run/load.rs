@@ -27,6 +27,23 @@ enum Subject {
     },
 }
 
+impl Subject {
+    /// Returns the first name that the image will have, if that is known already.
+    fn first_name(&self) -> Option<&Reference> {
+        match self {
+            Self::Engine(subject) => subject.naming.first(subject.title()),
+            Self::Elsewhere { rename, .. } => rename.as_ref(),
+        }
+    }
+}
+
+impl InEngine {
+    /// Returns the name that is asked for on the nodes.
+    fn title(&self) -> &Reference {
+        self.rename.as_ref().unwrap_or(&self.name)
+    }
+}
+
 /// An image in an engine's store.
 struct InEngine {
     engine: Option<EngineKind>,
@@ -71,14 +88,19 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     )?;
     clock.end("find", began);
     let began = Instant::now();
-    let sessions = transaction::open_to_load(&nodes, job).await?;
-    clock.end("connect", began);
+    let opening = async {
+        let name = subjects.first().and_then(Subject::first_name);
+        let sessions = transaction::open_to_load(&nodes, name, job).await;
+        clock.end("connect", began);
+        sessions
+    };
+    let (sessions, records) = tokio::join!(opening, engines.inspect(job, &subjects));
+    let (sessions, records) = (sessions?, records?);
 
     // Everything is looked up before anything is loaded: a typing error costs nothing.
-    let began = Instant::now();
     let mut found = Vec::new();
-    for subject in subjects {
-        found.extend(look_up(job, request, &engines, subject, &sessions).await?);
+    for (subject, record) in subjects.into_iter().zip(records) {
+        found.extend(look_up(job, request, &engines, (subject, record), &sessions).await?);
     }
     clock.end("look up", began);
     let to = Destination {
@@ -91,7 +113,7 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
             Found::Engine(subject, record) => {
                 let engine = engines.get(subject.engine)?;
                 let mut delivery = Delivery {
-                    name: subject.rename.as_ref().unwrap_or(&subject.name),
+                    name: subject.title(),
                     naming: subject.naming,
                     record,
                 };
@@ -194,6 +216,22 @@ impl Engines {
         Ok(Self(engines))
     }
 
+    /// Asks the engines for the images that are to be theirs.
+    async fn inspect(&self, job: &Job, subjects: &[Subject]) -> Result<Vec<Option<ImageRecord>>> {
+        let mut records = Vec::new();
+        for subject in subjects {
+            records.push(match subject {
+                Subject::Engine(subject) => {
+                    let name = subject.name.to_string();
+                    let engine = self.get(subject.engine)?;
+                    job.cancel.unless(engine.inspect(&name)).await?
+                }
+                Subject::Elsewhere { .. } => None,
+            });
+        }
+        Ok(records)
+    }
+
     fn get(&self, kind: Option<EngineKind>) -> Result<&Engine> {
         let found = self.0.iter().find(|(other, _)| *other == kind);
         found
@@ -206,13 +244,14 @@ async fn look_up(
     job: &Job,
     request: &LoadRequest,
     engines: &Engines,
-    subject: Subject,
+    (subject, record): (Subject, Option<ImageRecord>),
     sessions: &[Arc<Session>],
 ) -> Result<Option<Found>> {
     match subject {
         Subject::Engine(subject) => {
             let engine = engines.get(subject.engine)?;
-            let Some(record) = in_engine(job, engine, &subject, sessions).await? else {
+            let record = in_engine(job, engine, (&subject, record), sessions).await?;
+            let Some(record) = record else {
                 if subject.optional {
                     let text = format!(
                         "left to the kubelet: {} ({} does not have it)",
@@ -224,8 +263,7 @@ async fn look_up(
                 }
                 return Err(not_there(engine, &subject.name));
             };
-            let name = subject.rename.as_ref().unwrap_or(&subject.name);
-            warn_about_latest(job, subject.naming, name);
+            warn_about_latest(job, subject.naming, subject.title());
             allow(sessions, &record.platform, &request.place)
                 .map_err(|e| e.within(format!("{} is refused", subject.name.familiar())))?;
             Ok(Some(Found::Engine(Box::new(subject), record)))
@@ -244,28 +282,29 @@ async fn look_up(
     }
 }
 
+/// Returns what an engine has, after a pull where that is asked for.
 async fn in_engine(
     job: &Job,
     engine: &Engine,
-    subject: &InEngine,
+    (subject, record): (&InEngine, Option<ImageRecord>),
     sessions: &[Arc<Session>],
 ) -> Result<Option<ImageRecord>> {
-    let name = subject.name.to_string();
-    let record = job.cancel.unless(engine.inspect(&name)).await?;
-    if let Some(record) = &record {
-        let contract = match subject.naming {
-            Naming::Skaffold => Some("Skaffold"),
-            Naming::Tilt => Some("Tilt"),
-            Naming::AsAsked | Naming::Content => None,
-        };
-        refuse_shadow(job, engine, &subject.name, record, contract).await?;
-    }
-    if record.is_some() || !subject.pull {
-        return Ok(record);
-    }
-    let platform = transaction::platform(sessions)?;
-    engine.pull(&subject.name, &platform, job).await?;
-    job.cancel.unless(engine.inspect(&name)).await
+    let Some(record) = record else {
+        if !subject.pull {
+            return Ok(None);
+        }
+        let platform = transaction::platform(sessions)?;
+        engine.pull(&subject.name, &platform, job).await?;
+        let name = subject.name.to_string();
+        return job.cancel.unless(engine.inspect(&name)).await;
+    };
+    let contract = match subject.naming {
+        Naming::Skaffold => Some("Skaffold"),
+        Naming::Tilt => Some("Tilt"),
+        Naming::AsAsked | Naming::Content => None,
+    };
+    refuse_shadow(job, &subject.name, &record, &record.id, contract)?;
+    Ok(Some(record))
 }
 
 /// Looks an image up that no engine has.

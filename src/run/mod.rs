@@ -19,7 +19,7 @@ mod watch;
 use crate::cluster::kubeconfig::Context;
 use crate::cluster::{self, Cluster, Node, Wanted, kubeconfig};
 use crate::contract::{self, Naming};
-use crate::engine::{Engine, EngineKind, ImageRecord};
+use crate::engine::{EngineId, EngineKind, ImageRecord};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
 use crate::job::Job;
@@ -150,15 +150,16 @@ fn warn_about_latest(job: &Job, naming: Naming, image: &Reference) {
 
 /// Tells of a `localhost/` name that hides an image from whoever asks Podman for it; where
 /// Skaffold or Tilt will ask, that is an error: they would deploy the other image without a word.
-async fn refuse_shadow(
+fn refuse_shadow(
     job: &Job,
-    engine: &Engine,
     name: &Reference,
-    record: &ImageRecord,
+    named: &ImageRecord,
+    id: &EngineId,
     contract: Option<&str>,
 ) -> Result<()> {
-    let shadow = job.cancel.unless(engine.shadow(name, &record.id)).await?;
-    let Some(local) = shadow else { return Ok(()) };
+    let Some(local) = named.hides(id) else {
+        return Ok(());
+    };
     let hint = format!("`podman untag` the older of the two, {local} or {name}");
     if let Some(tool) = contract {
         return Err(Error::new(
