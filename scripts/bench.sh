@@ -240,13 +240,17 @@ peak() {
   local pid value most=0
   "$@" >"$work/log" 2>"$work/errors" &
   pid=$!
-  while value=$(sed -n 's/^VmHWM: *\([0-9]*\) kB/\1/p' "/proc/$pid/status" 2>/dev/null) &&
+  while value=$(sed -n 's/^VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p' "/proc/$pid/status" 2>/dev/null) &&
     [[ -n $value ]]; do
     [[ $value -le $most ]] || most=$value
     sleep 0.02
   done
   wait "$pid" || {
     cat "$work/errors" >&2
+    return 1
+  }
+  [[ $most -gt 0 ]] || {
+    echo "bench: the memory of $1 was not seen" >&2
     return 1
   }
   echo $((most / 1000)) >>"$work/peak"
