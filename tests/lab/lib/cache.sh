@@ -42,6 +42,13 @@ node_key() {
 }
 node_archive() { printf '%s/node-%s-%s.tar' "$cache" "$1" "$(node_key "$1")"; }
 
+# kindlift's dependencies as cargo has built them: see scripts/cargo-cache.sh.
+cargo_dependencies() {
+  printf '%s/cargo-%s' "$cache" \
+    "$(key "$(cat "$here"/../../Cargo.{lock,toml})" "$(rustc --version --verbose)" \
+      "$(declare -f build_cargo_dependencies)")"
+}
+
 # half NAME: where an entry is built. The builder's PID and start time in the
 # name let a sweep tell a dead build from one that runs.
 half() {
@@ -78,6 +85,14 @@ build_node_base() {
   for pattern in "${node_excludes[@]}"; do options+=("--dpkgopt=path-exclude=$pattern"); done
   for pattern in "${node_includes[@]}"; do options+=("--dpkgopt=path-include=$pattern"); done
   debian "$suite" "$target" --format=tar "${options[@]}"
+}
+
+# Copies them out of a target folder; what is ours is made anew in each clone.
+build_cargo_dependencies() {
+  local half=$2 target=$3
+  mkdir -p "$half/debug"
+  cp --archive --reflink=auto "$target"/debug/{.fingerprint,build,deps} "$half/debug"
+  CARGO_TARGET_DIR=$half cargo clean --locked --package kindlift
 }
 
 # entry PATH LABEL BUILDER ARGS...: makes a cache entry unless it is there.
@@ -191,7 +206,7 @@ cache_clean() {
   for path in "$cache"/state/*/process/*; do
     [[ ! -e $path ]] || die "a lab is up: run 'lab down' first"
   done
-  wanted+="$(engine_tree) "
+  wanted+="$(engine_tree) $(cargo_dependencies) "
   for program in "${node_programs[@]}" "${kubernetes_programs[@]}" "${loop_programs[@]}" \
     "${buildkit_programs[@]}"; do
     wanted+="$(go_program "$program") "
@@ -200,7 +215,7 @@ cache_clean() {
   exec 8>"$cache/lock"
   flock 8
   remove_halves
-  for path in "$cache"/{engine,crictl,containerd,kube,kubelet,skaffold,tilt,node}-*; do
+  for path in "$cache"/{engine,crictl,containerd,kube,kubelet,skaffold,tilt,node,cargo}-*; do
     [[ -e $path && $wanted != *" $path "* ]] || continue
     keep=$(basename "$path")
     say "cache: removing $keep"
