@@ -95,14 +95,12 @@ impl Two {
 
     /// The names by which a run holds what it builds in the engine.
     fn holds(&self, pid: i32) -> BTreeSet<String> {
-        let filter = "reference=kindlift.invalid/build";
-        let format = "{{.Repository}}:{{.Tag}}";
-        let mut list = self.engine.command();
-        let list = run::run(list.args(["image", "ls", "--filter", filter, "--format", format]));
-        let names = list.expect(0).stdout;
+        let names = self.engine.names("kindlift.invalid/build");
         let of = format!("_{pid}_");
-        let ours = names.lines().filter(|name| name.contains(&of));
-        ours.map(str::to_owned).collect()
+        names
+            .into_iter()
+            .filter(|name| name.contains(&of))
+            .collect()
     }
 
     /// The label of what the engine has under a name.

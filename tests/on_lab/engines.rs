@@ -1,5 +1,6 @@
 //! The four engines of the lab, as a user would point kindlift at them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -98,19 +99,26 @@ impl Engine {
         id.trim().trim_start_matches("sha256:").to_owned()
     }
 
-    /// Removes all names of an image.
-    pub fn forget(self, name: &str) {
-        let filter = format!("reference={name}");
+    /// Returns the names, with tags, that the engine has of images that match a reference with
+    /// wildcards.
+    #[track_caller]
+    pub fn names(self, reference: &str) -> BTreeSet<String> {
+        if self == Self::Containerd {
+            return lab::image_names(reference);
+        }
+        let filter = format!("reference={reference}");
         let format = "{{.Repository}}:{{.Tag}}";
-        let names = run::run(
-            self.command()
-                .args(["image", "ls", "--filter", &filter, "--format", format]),
-        );
-        let names: Vec<&str> = names
-            .stdout
-            .lines()
-            .filter(|name| !name.contains("<none>"))
-            .collect();
+        let mut list = self.command();
+        list.args(["image", "ls", "--filter", &filter, "--format", format]);
+        let names = run::run(&mut list).expect(0).stdout;
+        let tagged = names.lines().filter(|name| !name.contains("<none>"));
+        tagged.map(str::to_owned).collect()
+    }
+
+    /// Removes all names of an image.
+    #[track_caller]
+    pub fn forget(self, name: &str) {
+        let names = self.names(name);
         if !names.is_empty() {
             run::run(self.command().args(["image", "rm", "--force"]).args(&names)).expect(0);
         }

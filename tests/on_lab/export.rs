@@ -43,17 +43,6 @@ fn sent(run: &Run) -> Vec<u64> {
     sent.map(Option::unwrap).collect()
 }
 
-/// Returns the names that an engine has of registries of kindlift's.
-fn left_in(engine: Engine) -> Vec<String> {
-    if engine == Engine::Containerd {
-        return lab::image_names(lab::PUSHES).into_iter().collect();
-    }
-    let format = ["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"];
-    let names = run::run(engine.command().args(format)).expect(0).stdout;
-    let ours = names.lines().filter(|name| name.contains("/kindlift/load"));
-    ours.map(str::to_owned).collect()
-}
-
 /// The ports that kindlift takes for this user.
 fn ports() -> std::ops::Range<u16> {
     kindlift::push::ports()
@@ -106,7 +95,7 @@ fn each_engine_pushes_only_what_is_missing() {
         load(&app, engine, "push", "dev").expect(0);
         lab::proven(&lab::dev(), &[app.on_node("dev")]);
 
-        assert_eq!(left_in(engine), [""; 0], "{engine:?}");
+        assert_eq!(engine.names(lab::PUSHES), [].into(), "{engine:?}");
         engine.forget(&app.name);
         engine.forget(&format!("docker.io/{}", app.name));
     }
@@ -183,12 +172,12 @@ fn a_name_that_a_killed_push_left_goes_with_the_next() {
     let alive = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
     lab::docker(&["tag", &app.tag("dev"), &left]);
     load(&app, Engine::Containerd, "push", "dev").expect(0);
-    assert!(left_in(Engine::Containerd).contains(&left));
+    assert!(Engine::Containerd.names(lab::PUSHES).contains(&left));
     drop(alive);
     app.random("app.bin", 1_000);
     build(&app, Engine::Containerd);
     load(&app, Engine::Containerd, "push", "dev").expect(0);
-    assert!(!left_in(Engine::Containerd).contains(&left));
+    assert!(!Engine::Containerd.names(lab::PUSHES).contains(&left));
     // The user's own name is still there.
     lab::docker(&["image", "inspect", &app.tag("dev")]);
 }

@@ -65,14 +65,17 @@ async fn names(socket: &str, reference: &str) -> Result<BTreeSet<String>, Error>
     }
 }
 
-/// Removes names of images, as `docker image rm --force` would.
+/// Removes names of images, as `docker image rm --force` would: what cannot be removed is told, and
+/// the others go.
 pub fn forget(socket: &str, names: &BTreeSet<String>) {
     let what = format!("the removal of {names:?}");
     let removed = in_time(&what, async {
         let docker = connect(socket).await?;
         for name in names {
             let options = RemoveImageOptionsBuilder::default().force(true).build();
-            docker.remove_image(name, Some(options), None).await?;
+            if let Err(e) = docker.remove_image(name, Some(options), None).await {
+                eprintln!("the removal of {name}: {e}");
+            }
         }
         Ok(())
     });
