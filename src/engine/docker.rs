@@ -246,11 +246,10 @@ impl Docker {
     async fn manifest_of(&self, record: &ImageRecord, name: &str) -> Option<Digest> {
         // Of all images it takes long, and fails when another one goes meanwhile.
         let by_name = name.parse::<Digest>().is_err();
-        let filters = by_name.then(|| HashMap::from([("reference".into(), vec![name.into()])]));
         let options = ListImagesOptions {
             all: true,
             manifests: true,
-            filters,
+            filters: by_name.then(|| by_reference(name)),
             ..ListImagesOptions::default()
         };
         let images = self.api.list_images(Some(options)).await.ok()?;
@@ -389,9 +388,8 @@ impl Docker {
     /// # Errors
     /// Engine error.
     pub async fn sweep_holds(&self) -> Result<()> {
-        let wanted = HashMap::from([("reference".to_owned(), vec![hold::REPOSITORY.to_owned()])]);
         let options = ListImagesOptions {
-            filters: Some(wanted),
+            filters: Some(by_reference(hold::REPOSITORY)),
             ..ListImagesOptions::default()
         };
         let images = self.api.list_images(Some(options)).await.map_err(|e| {
@@ -519,6 +517,11 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Makes the filter for images that have a name, or a name in a repository.
+fn by_reference(name: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("reference".to_owned(), vec![name.to_owned()])])
 }
 
 /// Reads what `inspect` says. Pure.
