@@ -181,12 +181,15 @@ pub fn processes_with(word: &str) -> Vec<String> {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        let id = self.tag.clone();
-        let names = lab::docker(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
-        for name in names.lines().filter(|name| name.ends_with(&id)) {
-            let _ = lab::program("docker")
-                .args(["image", "rm", "--force", name])
-                .output();
+        // Left where they are if the test failed, to be looked at.
+        if std::thread::panicking() {
+            return;
         }
+        let mut names = lab::image_names(None);
+        names.retain(|name| {
+            name.rsplit_once(':')
+                .is_some_and(|(_, tag)| tag == self.tag)
+        });
+        lab::forget(&names);
     }
 }

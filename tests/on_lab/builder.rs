@@ -55,7 +55,7 @@ impl Builder {
 /// Requires that Docker's store has no name of an app.
 #[track_caller]
 fn in_no_engine(app: &App) {
-    let images = lab::image_names(&app.name);
+    let images = lab::image_names(app.name.as_str());
     assert_eq!(images, [].into(), "the image went through the engine");
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::engines::{Api, Engine};
 use crate::lab::{self, App};
@@ -28,7 +29,7 @@ impl Shape {
 
     fn platforms(self) -> String {
         match self {
-            Self::Own => own(),
+            Self::Own => own().to_owned(),
             Self::Foreign => FOREIGN.to_owned(),
             Self::Both => format!("{},{FOREIGN}", own()),
         }
@@ -43,9 +44,13 @@ impl Shape {
     }
 }
 
-fn own() -> String {
-    let server = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
-    let own = server.trim().to_owned();
+/// The nodes' own platform.
+fn own() -> &'static str {
+    static OWN: OnceLock<String> = OnceLock::new();
+    let own = OWN.get_or_init(|| {
+        let server = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
+        server.trim().to_owned()
+    });
     assert_ne!(
         own, FOREIGN,
         "on such a machine another platform is foreign"
@@ -124,9 +129,8 @@ impl Made {
         let refused = |run: run::Run| {
             let run = run.expect(6).says("hint: ");
             assert!(run.stderr.contains(FOREIGN), "{run}");
-            for node in lab::dev() {
-                assert_eq!(lab::crictl(&node, &on_node), None, "{node}");
-            }
+            let shown = lab::on_each(&lab::dev(), |node| lab::crictl(node, &on_node));
+            assert_eq!(shown, [None, None, None]);
         };
         if self.shape == Shape::Foreign {
             refused(load(&[]));
@@ -140,10 +144,8 @@ impl Made {
             }
         }
         load(&[]).expect(0);
-        lab::proven(&lab::dev(), std::slice::from_ref(&on_node));
-        for node in lab::dev() {
-            let shown = lab::crictl(&node, &on_node).unwrap();
-            assert_eq!(own(), format!("linux/{}", shown.architecture), "{node}");
+        for shown in lab::proven_as(&lab::dev(), std::slice::from_ref(&on_node)) {
+            assert_eq!(own(), format!("linux/{}", shown.architecture));
         }
         self.app.forget_on(&lab::dev());
     }

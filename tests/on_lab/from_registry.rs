@@ -46,7 +46,7 @@ fn each_layer_is_fetched_once_for_all_nodes_and_never_again() {
         assert_eq!(registry.gets(layer).len(), 1, "{layer}");
     }
     // No engine was asked, and none has it.
-    assert_eq!(lab::image_names(&image), [].into());
+    assert_eq!(lab::image_names(image.as_str()), [].into());
 
     run::run(load(&image).arg("-v"))
         .expect(0)

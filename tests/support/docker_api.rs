@@ -35,21 +35,22 @@ pub fn exec(socket: &str, container: &str, args: &[&str]) -> Run {
     }
 }
 
-/// Returns the names of images that match a reference with wildcards, as `docker image ls --filter
-/// reference=…` would.
+/// Returns the names of images, all or those that match a reference with wildcards, as `docker image
+/// ls --filter reference=…` would.
 #[track_caller]
-pub fn image_names(socket: &str, reference: &str) -> BTreeSet<String> {
-    let what = format!("the list of images {reference}");
+pub fn image_names(socket: &str, reference: Option<&str>) -> BTreeSet<String> {
+    let what = format!("the list of images {}", reference.unwrap_or("of all names"));
     in_time(&what, names(socket, reference)).unwrap_or_else(|e| panic!("{what}: {e}"))
 }
 
-async fn names(socket: &str, reference: &str) -> Result<BTreeSet<String>, Error> {
+async fn names(socket: &str, reference: Option<&str>) -> Result<BTreeSet<String>, Error> {
     let docker = connect(socket).await?;
     let end = Instant::now() + DEADLINE;
     loop {
-        let wanted = HashMap::from([("reference".to_owned(), vec![reference.to_owned()])]);
+        let wanted = reference
+            .map(|reference| HashMap::from([("reference".to_owned(), vec![reference.to_owned()])]));
         let options = ListImagesOptions {
-            filters: Some(wanted),
+            filters: wanted,
             ..ListImagesOptions::default()
         };
         match docker.list_images(Some(options)).await {

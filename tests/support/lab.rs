@@ -114,10 +114,15 @@ fn socket() -> &'static str {
 /// A reference that matches the names by which engines push to kindlift.
 pub const PUSHES: &str = "127.0.0.1:*/kindlift/load";
 
-/// Returns the names that Docker has of images that match a reference with wildcards.
+/// Returns the names that Docker has of images: all, or those that match a reference with wildcards.
 #[track_caller]
-pub fn image_names(reference: &str) -> BTreeSet<String> {
-    docker_api::image_names(socket(), reference)
+pub fn image_names<'a>(reference: impl Into<Option<&'a str>>) -> BTreeSet<String> {
+    docker_api::image_names(socket(), reference.into())
+}
+
+/// Removes images from Docker by their names.
+pub fn forget(names: &BTreeSet<String>) {
+    docker_api::forget(socket(), names);
 }
 
 /// Pauses a node. runc gives up where processes begin all the time while it freezes them ("unable to
@@ -267,7 +272,7 @@ impl Drop for App {
         if std::thread::panicking() {
             return;
         }
-        docker_api::forget(socket(), &image_names(&self.name));
+        forget(&image_names(self.name.as_str()));
         self.forget_on(&dev());
     }
 }
@@ -458,6 +463,12 @@ pub fn crictl(node: &str, name: &str) -> Option<Shown> {
 /// is unpacked there; returns its ID.
 #[track_caller]
 pub fn proven(nodes: &[String], names: &[String]) -> String {
+    proven_as(nodes, names).swap_remove(0).id
+}
+
+/// The same; returns what crictl on each node shows under the first name.
+#[track_caller]
+pub fn proven_as(nodes: &[String], names: &[String]) -> Vec<Shown> {
     // One exec a node, because each takes longer than what is asked.
     const SCRIPT: &str = "for name; do \
         crictl --timeout 60s inspecti -o json \"$name\" | jq -c . || exit; echo; \
@@ -468,7 +479,9 @@ pub fn proven(nodes: &[String], names: &[String]) -> String {
         exec(node, &args)
     });
     let mut ids = BTreeSet::new();
+    let mut firsts = Vec::new();
     for (node, run) in nodes.iter().zip(answers) {
+        let mut of_node = Vec::new();
         let mut lines = run.stdout.lines();
         for name in names {
             let json: Vec<&str> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
@@ -480,8 +493,10 @@ pub fn proven(nodes: &[String], names: &[String]) -> String {
                 "{node} lists {name} not among {:?}",
                 shown.tags
             );
-            ids.insert(shown.id);
+            ids.insert(shown.id.clone());
+            of_node.push(shown);
         }
+        firsts.push(of_node.swap_remove(0));
         let row = lines.find(|row| row.starts_with(&names[0]));
         assert!(
             row.is_some_and(|row| row.trim_end().ends_with("true")),
@@ -490,7 +505,7 @@ pub fn proven(nodes: &[String], names: &[String]) -> String {
         );
     }
     assert_eq!(ids.len(), 1, "the nodes show different images: {ids:?}");
-    ids.pop_first().unwrap()
+    firsts
 }
 
 /// All that containerd on a node holds for the kubelet.
