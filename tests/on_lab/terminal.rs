@@ -1,6 +1,7 @@
 //! What stands on a user's terminal while an image is on its way, and what stays there. The
 //! terminal is tmux, which breaks lines anew when its window gets narrower.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use crate::run;
 /// Longer than anything here takes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a shell does first: on a screen that is full, everything moves.
-const FULL: &str = "seq 100; exec \"$0\" \"$@\"";
+/// What a shell does first: on a screen that is full, everything moves. And last: tmux now and then
+/// never learns with what code a command has ended. Ctrl-C is for the command alone.
+const FULL: &str = "seq 100; trap : INT; \"$@\"; echo $? >\"$0.new\"; mv \"$0.new\" \"$0\"";
 
 /// A terminal with one command in it.
 struct Terminal {
@@ -39,6 +41,7 @@ impl Terminal {
             .args(["new-session", "-d", "-y", "30", "-x"])
             .arg(columns.to_string())
             .args(["sh", "-c", FULL])
+            .arg(terminal.code())
             .arg(command.get_program())
             .args(command.get_args());
         run::run(&mut tmux).expect(0);
@@ -81,13 +84,17 @@ impl Terminal {
     /// Waits for the command's end. Returns its exit code and what is left on the screen.
     #[track_caller]
     fn end(&self) -> (String, Vec<String>) {
-        // The pane is dead a moment before its command's end is known.
-        let mut end = String::new();
+        // Once the pane is dead, all that was written is on the screen.
         run::wait_until("its end", DEADLINE, || {
-            end = self.ask(&["display", "-p", "#{pane_dead_status}#{pane_dead_signal}"]);
-            !end.trim().is_empty()
+            self.has_ended() && self.code().exists()
         });
-        (end.trim().to_owned(), self.lines())
+        let code = std::fs::read_to_string(self.code()).unwrap();
+        (code.trim().to_owned(), self.lines())
+    }
+
+    /// The file that gets the command's exit code.
+    fn code(&self) -> PathBuf {
+        self.folder.path().join("code")
     }
 }
 
