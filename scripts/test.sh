@@ -12,7 +12,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 lab=tests/lab/lab
 log=$(mktemp)
 fuzz_log=$(mktemp)
-lab_is_ours="" lab_pid="" fuzz_pid=""
+kill_log=$(mktemp)
+lab_is_ours="" lab_pid="" fuzz_pid="" kill_pid=""
+# Where there is enough of it.
+export KINDLIFT_LAB_IN_MEMORY=yes
 passed=0 failed=0 by_cargo=0
 
 say() { printf '== %s (%ds)\n' "$*" "$SECONDS" >&2; }
@@ -20,7 +23,7 @@ say() { printf '== %s (%ds)\n' "$*" "$SECONDS" >&2; }
 finish() {
   local status=$?
   trap - EXIT INT TERM
-  for pid in $lab_pid $fuzz_pid; do
+  for pid in $lab_pid $fuzz_pid $kill_pid; do
     # And what it waits for.
     pkill -P "$pid" || true
     kill "$pid" 2>/dev/null || true
@@ -29,7 +32,7 @@ finish() {
   if [[ -n $lab_is_ours && ${KEEP_LAB-} != 1 ]]; then
     "$lab" down || { [[ $status -ne 0 ]] || status=1; }
   fi
-  rm -f "$log" "$fuzz_log"
+  rm -f "$log" "$fuzz_log" "$kill_log"
   [[ $status -eq 0 ]] || say "FAILED with status $status"
   echo "$passed passed, $failed failed"
   exit "$status"
@@ -82,18 +85,33 @@ idly() {
     { echo 19 >/proc/self/autogroup; } 2>/dev/null
     exec "$@"' idly "$@"
 }
+# The kill test waits most of its time: all run beside it.
+kill_test=killed_at_any_moment
 run_tests() {
   local status=0
-  cargo test --locked --no-fail-fast "$@" || status=$?
+  if [[ $# -eq 0 ]]; then
+    cargo test --locked --no-fail-fast -- --skip "$kill_test" || status=$?
+  else
+    cargo test --locked --no-fail-fast "$@" || status=$?
+  fi
   # After cargo, which has built the program that it asks for its flags.
   tests/examples.sh || status=$?
   return "$status"
 }
 (idly scripts/fuzz.sh 60) >"$fuzz_log" 2>&1 &
 fuzz_pid=$!
+if [[ $# -eq 0 ]]; then
+  cargo test --locked --test reliability "$kill_test" >"$kill_log" 2>&1 &
+  kill_pid=$!
+fi
 status=0
 # pipefail: tee's success does not hide a failure before it.
 run_tests "$@" 2>&1 | tee "$log" || status=$?
+if [[ -n $kill_pid ]]; then
+  wait "$kill_pid" || status=$?
+  kill_pid=""
+  tee -a "$log" <"$kill_log"
+fi
 wait "$fuzz_pid" || status=$?
 fuzz_pid=""
 tee -a "$log" <"$fuzz_log"

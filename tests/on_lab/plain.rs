@@ -55,9 +55,9 @@ fn says(app: &App, word: &str) {
     ));
 }
 
-fn course(suite: &str, containerd: &str) {
-    let cluster = Cluster::of_suite(suite, 1);
-    let worker = cluster.worker();
+fn course(suite: &str, containerd: &str, workers: usize) {
+    let cluster = Cluster::of_suite(suite, workers);
+    let worker = cluster.nodes.last().unwrap();
     let version = lab::exec(worker, &["containerd", "--version"]).expect(0);
     assert!(
         version.stdout.contains(&format!(" {containerd}.")),
@@ -143,17 +143,17 @@ fn course(suite: &str, containerd: &str) {
 
 #[test]
 fn containerd_1_6() {
-    course("bookworm", "1.6");
+    course("bookworm", "1.6", 0);
 }
 
 #[test]
 fn containerd_1_7() {
-    course("trixie", "1.7");
+    course("trixie", "1.7", 0);
 }
 
 #[test]
 fn containerd_2_1() {
-    course("sid", "2.1");
+    course("sid", "2.1", 1);
 }
 
 #[test]
