@@ -78,10 +78,10 @@ eval "$exports"
 
 say "tests"
 # idly COMMAND...: with what time of the processors is left over. Where Linux gives each session a
-# share of its own, a nice process is not behind those of other sessions; a nice session is.
+# share of its own, an idle process is not behind those of other sessions; a nice session is.
 idly() {
   # shellcheck disable=SC2016 # The shell inside expands it.
-  exec setsid --wait nice -n 19 bash -c '
+  exec setsid --wait chrt --idle 0 bash -c '
     { echo 19 >/proc/self/autogroup; } 2>/dev/null
     exec "$@"' idly "$@"
 }

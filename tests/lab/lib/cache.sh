@@ -45,7 +45,8 @@ node_archive() { printf '%s/node-%s-%s.tar' "$cache" "$1" "$(node_key "$1")"; }
 # kindlift's dependencies as cargo has built them: see scripts/cargo-cache.sh.
 cargo_dependencies() {
   printf '%s/cargo-%s' "$cache" \
-    "$(key "$(cat "$here"/../../Cargo.{lock,toml})" "$(rustc --version --verbose)" \
+    "$(key "$(cat "$here"/../../{Cargo.{lock,toml},fuzz/{Cargo.toml,rustc.sh}})" \
+      "$(rustc --version --verbose)" \
       "$(declare -f build_cargo_dependencies)")"
 }
 
@@ -89,10 +90,14 @@ build_node_base() {
 
 # Copies them out of a target folder; what is ours is made anew in each clone.
 build_cargo_dependencies() {
-  local half=$2 target=$3
-  mkdir -p "$half/debug"
-  cp --archive --reflink=auto "$target"/debug/{.fingerprint,build,deps} "$half/debug"
+  local half=$2 target=$3 build
+  for build in . fuzz/build; do
+    mkdir -p "$half/$build/debug"
+    cp --archive --reflink=auto "$target/$build"/debug/{.fingerprint,build,deps} "$half/$build/debug"
+  done
   CARGO_TARGET_DIR=$half cargo clean --locked --package kindlift
+  CARGO_TARGET_DIR=$half/fuzz/build cargo clean --manifest-path fuzz/Cargo.toml \
+    --package kindlift --package kindlift-fuzz
 }
 
 # entry PATH LABEL BUILDER ARGS...: makes a cache entry unless it is there.
