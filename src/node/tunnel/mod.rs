@@ -5,6 +5,7 @@
 
 pub mod content;
 pub mod cri;
+mod gather;
 mod leases;
 mod open;
 mod records;

@@ -15,6 +15,7 @@ use containerd_client::tonic::transport::{Channel, Endpoint};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
 
+use super::gather::Gather;
 use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::hello::{self, Hello};
@@ -107,7 +108,7 @@ pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refu
         }
         Err(_) => return Err(silent().into()),
     };
-    let mut pipe = Some(tokio::io::join(stdout, stdin));
+    let mut pipe = Some(tokio::io::join(stdout, Gather::new(stdin)));
     let connect = tower::service_fn(move |_| {
         // A tunnel is opened once; a broken one is an error, not a reason to try again.
         let pipe = pipe.take().map(TokioIo::new);
