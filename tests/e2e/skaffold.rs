@@ -110,8 +110,7 @@ fn a_platform_and_a_default_repo_are_followed() {
     let kube = Kube::shared();
     let space = kube.namespace("repo");
     let (work, page) = example("repo");
-    let platform = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
-    let platform = format!("--platform={}", platform.trim());
+    let platform = format!("--platform={}", lab::platform());
     let repo = "--default-repo=registry.example/team";
     work.run_skaffold("skaffold", &space, &["run", repo, &platform]);
     let pods = space.serves(APP, 2, &page);

@@ -186,10 +186,7 @@ impl Drop for Work {
             return;
         }
         let mut names = lab::image_names(None);
-        names.retain(|name| {
-            name.rsplit_once(':')
-                .is_some_and(|(_, tag)| tag == self.tag)
-        });
+        names.retain(|name| name.ends_with(&self.tag));
         lab::forget(&names);
     }
 }

@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use crate::engines::{Api, Engine};
 use crate::lab::{self, App};
@@ -46,11 +45,7 @@ impl Shape {
 
 /// The nodes' own platform.
 fn own() -> &'static str {
-    static OWN: OnceLock<String> = OnceLock::new();
-    let own = OWN.get_or_init(|| {
-        let server = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
-        server.trim().to_owned()
-    });
+    let own = lab::platform();
     assert_ne!(
         own, FOREIGN,
         "on such a machine another platform is foreign"

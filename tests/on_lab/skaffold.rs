@@ -27,8 +27,7 @@ fn both_names_are_on_every_node() {
 #[test]
 fn platforms_may_be_listed_or_all() {
     let app = App::new("platforms");
-    let native = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
-    for (tag, platforms) in [("listed", native.trim()), ("all", "all")] {
+    for (tag, platforms) in [("listed", lab::platform()), ("all", "all")] {
         let mut kindlift = app.skaffold(tag);
         kindlift
             .env("PLATFORMS", platforms)

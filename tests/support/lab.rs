@@ -106,6 +106,15 @@ pub fn docker(args: &[&str]) -> String {
     run::run(program("docker").args(args)).expect(0).stdout
 }
 
+/// The platform of the lab's Docker and its nodes, as `linux/amd64`.
+pub fn platform() -> &'static str {
+    static PLATFORM: OnceLock<String> = OnceLock::new();
+    PLATFORM.get_or_init(|| {
+        let server = docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
+        server.trim().to_owned()
+    })
+}
+
 /// The socket of the lab's Docker.
 fn socket() -> &'static str {
     var("DOCKER_HOST").strip_prefix("unix://").unwrap()
@@ -466,7 +475,7 @@ pub fn proven(nodes: &[String], names: &[String]) -> String {
     proven_as(nodes, names).swap_remove(0).id
 }
 
-/// The same; returns what crictl on each node shows under the first name.
+/// The same; returns what crictl shows, node by node, under each name.
 #[track_caller]
 pub fn proven_as(nodes: &[String], names: &[String]) -> Vec<Shown> {
     // One exec a node, because each takes longer than what is asked.
@@ -478,10 +487,8 @@ pub fn proven_as(nodes: &[String], names: &[String]) -> Vec<Shown> {
         args.extend(names.iter().map(String::as_str));
         exec(node, &args)
     });
-    let mut ids = BTreeSet::new();
-    let mut firsts = Vec::new();
+    let mut all = Vec::new();
     for (node, run) in nodes.iter().zip(answers) {
-        let mut of_node = Vec::new();
         let mut lines = run.stdout.lines();
         for name in names {
             let json: Vec<&str> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
@@ -493,10 +500,8 @@ pub fn proven_as(nodes: &[String], names: &[String]) -> Vec<Shown> {
                 "{node} lists {name} not among {:?}",
                 shown.tags
             );
-            ids.insert(shown.id.clone());
-            of_node.push(shown);
+            all.push(shown);
         }
-        firsts.push(of_node.swap_remove(0));
         let row = lines.find(|row| row.starts_with(&names[0]));
         assert!(
             row.is_some_and(|row| row.trim_end().ends_with("true")),
@@ -504,8 +509,9 @@ pub fn proven_as(nodes: &[String], names: &[String]) -> Vec<Shown> {
             names[0]
         );
     }
+    let ids: BTreeSet<&str> = all.iter().map(|shown| shown.id.as_str()).collect();
     assert_eq!(ids.len(), 1, "the nodes show different images: {ids:?}");
-    firsts
+    all
 }
 
 /// All that containerd on a node holds for the kubelet.

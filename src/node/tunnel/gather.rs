@@ -5,19 +5,16 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, BufWriter};
 
 /// How many bytes do not wait for more: twice what a pipe holds.
 const ENOUGH: usize = 128 * 1024;
 
 /// A writer that passes bytes on when there are many, or when no more come.
 pub(super) struct Gather<W> {
-    inner: W,
-    pending: Vec<u8>,
-    /// How much of it has been passed on.
-    passed: usize,
+    inner: BufWriter<W>,
     /// Whether something has come since the last flush.
     grown: bool,
 }
@@ -25,25 +22,9 @@ pub(super) struct Gather<W> {
 impl<W: AsyncWrite + Unpin> Gather<W> {
     pub(super) fn new(inner: W) -> Self {
         Self {
-            inner,
-            pending: Vec::with_capacity(ENOUGH),
-            passed: 0,
+            inner: BufWriter::with_capacity(ENOUGH, inner),
             grown: false,
         }
-    }
-
-    /// Passes on all that is there.
-    fn pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.passed < self.pending.len() {
-            let rest = &self.pending[self.passed..];
-            match ready!(Pin::new(&mut self.inner).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.passed += n,
-            }
-        }
-        self.pending.clear();
-        self.passed = 0;
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -53,13 +34,8 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Gather<W> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.pending.len() >= ENOUGH {
-            ready!(self.pass_on(cx))?;
-        }
-        let n = bytes.len().min(ENOUGH - self.pending.len());
-        self.pending.extend_from_slice(&bytes[..n]);
         self.grown = true;
-        Poll::Ready(Ok(n))
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
     /// Where something has come since the last flush, more may come: whoever writes is woken to flush
@@ -69,12 +45,10 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for Gather<W> {
             cx.waker().wake_by_ref();
             return Poll::Ready(Ok(()));
         }
-        ready!(self.pass_on(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.pass_on(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

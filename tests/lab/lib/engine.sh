@@ -43,7 +43,7 @@ engine_is_up() {
 }
 
 # is_in_memory: whether Docker's images, and with them its nodes' disks, are to lie in memory, which
-# takes a tenth off the tests' time. They need 4 GB of it.
+# takes a tenth off the tests' time. All that ran in a whole .ci/run took 9 GB at the most.
 is_in_memory() {
   [[ ${KINDLIFT_LAB_IN_MEMORY-} == yes ]] &&
     [[ $(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo) -gt 16000000 ]]
