@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use crate::lab::{self, Cluster};
 use crate::pair::{Colour, Pair, Source};
 use crate::run::{self, Run, Running};
+use crate::trouble::Before;
 
 /// The lock that naming and proof hold, held by the test instead.
 struct Lock {
@@ -285,7 +286,7 @@ fn a_later_load_that_does_not_know_the_lock() {
 fn a_lock_that_nobody_lets_go() {
     let pair = Pair::new("locked");
     let cluster = cluster_with(&pair, "locked", Colour::Red);
-    let before = cluster.state();
+    let before = Before::of(&cluster);
     let lock = Lock::take(&cluster);
     let mut kindlift = pair.load(Colour::Blue, Source::Archive, &cluster.name);
     // The lock is waited for eight times as long as a node may be silent.
@@ -296,14 +297,14 @@ fn a_lock_that_nobody_lets_go() {
             cluster.name
         ))
         .says(&format!("  hint: see who holds {}\n", lock.path.display()));
-    assert_eq!(cluster.state(), before);
+    before.is_now();
     all_hold(&pair, &cluster, Colour::Red);
 
     // While it waits it can be stopped.
     let waiting = staged(&pair, &cluster, Colour::Blue);
     waiting.signal(Signal::INT);
     waiting.finish().expect(130);
-    assert_eq!(cluster.state(), before);
+    before.is_now();
     lock.release();
 }
 

@@ -10,6 +10,7 @@ use crate::engines::{Api, Engine};
 use crate::lab::{self, App, Cluster};
 use crate::registry::Registry;
 use crate::run::{self, Run};
+use crate::trouble::Before;
 
 fn kind_load(args: &[&str], cluster: &str) -> Run {
     let mut kind = lab::program("kind");
@@ -66,15 +67,14 @@ fn try_on(node: &str, image: &str) -> Run {
 }
 
 /// An index in a registry whose native platform alone the engine has.
-fn partial_index(registry: &Registry) -> (String, String) {
-    let server = lab::docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
-    let native = server.trim().to_owned();
+fn partial_index(registry: &Registry) -> (String, &'static str) {
+    let native = lab::platform();
     let foreign = if native == "linux/arm64" {
         "linux/amd64"
     } else {
         "linux/arm64"
     };
-    let one = registry.image("peers:native", &native, &registry.layer("native"));
+    let one = registry.image("peers:native", native, &registry.layer("native"));
     let other = registry.image("peers:foreign", foreign, &registry.layer("foreign"));
     (registry.index("peers:both", &[&one, &other]), native)
 }
@@ -163,7 +163,7 @@ impl Table {
         lacks_content(&self.kind_load(&["image-archive", &archive]));
         lacks_content(&self.ctr_import(&["--all-platforms"], &archive));
         lab::docker(&["image", "rm", &image]);
-        lab::docker(&["pull", "--quiet", "--platform", &native, &image]);
+        lab::docker(&["pull", "--quiet", "--platform", native, &image]);
         lacks_content(&self.kind_load(&["docker-image", &image]));
         // Its half import shows in crictl on some versions: what comes is not its doing.
         self.forget("peers:both");
@@ -217,7 +217,7 @@ impl Table {
         run::run(Engine::Overlay2.command().args(save)).expect(0);
         let lost = as_docker_25_wrote_it(&app, "lost", |layers| drop(layers.remove(1)));
         let mixed = as_docker_25_wrote_it(&app, "mixed", |layers| layers.reverse());
-        let before = self.cluster.state();
+        let before = Before::of(&self.cluster);
 
         // Without a trace, where the peers would leave one.
         let cause = "Docker 25.0.0 writes such ";
@@ -231,7 +231,7 @@ impl Table {
             .says("does not match the image's rootfs")
             .says(cause)
             .says("25.0.1");
-        assert_eq!(self.cluster.state(), before);
+        before.is_now();
 
         // containerd 2 has the same check in other words.
         let mismatched = if self.old {

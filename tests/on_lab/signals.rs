@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use crate::lab::{self, App, Cluster};
 use crate::run::{self, Running};
+use crate::trouble::Before;
 
 /// A Dockerfile whose build never ends, and a word that its process carries in the engine.
 fn endless(app: &App) -> String {
@@ -159,7 +160,7 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
     let names = [app.on_node("dev")];
     run::run(&mut app.build_by(way, "dev", &cluster.name)).expect(0);
     let old = lab::proven(&cluster.nodes, &names);
-    let before = cluster.state();
+    let before = Before::of(&cluster);
 
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let (running, children) = in_a_load(&app, &cluster, way);
@@ -167,7 +168,7 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
         running.finish().expect(code).says("error: interrupted\n");
         are_gone(&children);
         // At once: the command has waited for the collection.
-        assert_eq!(cluster.state(), before);
+        before.is_now();
         assert_eq!(lab::proven(&cluster.nodes, &names), old);
     }
 
