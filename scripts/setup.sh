@@ -73,9 +73,10 @@ echo "setup: installing ${missing[*]}" >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 {
+  # A new machine often installs something by itself meanwhile.
   "${as_root[@]}" apt-get update &&
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y --no-install-recommends "${missing[@]}"
+      apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
 } >"$log" 2>&1 || {
   tail -n 20 "$log" >&2
   echo "setup: apt-get could not install ${missing[*]}" >&2

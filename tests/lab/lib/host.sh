@@ -47,8 +47,9 @@ host_packages() {
   say "host: installing ${missing[*]}"
   mkdir -p "$cache/logs"
   {
+    # A new machine often installs something by itself meanwhile.
     apt-get update && DEBIAN_FRONTEND=noninteractive \
-      apt-get install -y --no-install-recommends "${missing[@]}"
+      apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}"
   } >"$cache/logs/apt.log" 2>&1 9>&- || die_with "$cache/logs/apt.log" "apt-get could not install ${missing[*]}"
 }
 
