@@ -16,6 +16,7 @@ mod texts;
 
 mod at_once;
 mod builder;
+mod bulk;
 mod by_hand;
 mod choose;
 mod conditions;

@@ -5,7 +5,7 @@
 
 pub mod content;
 pub mod cri;
-mod gather;
+mod frames;
 mod leases;
 mod open;
 mod records;
@@ -21,10 +21,12 @@ use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{Failure, Link, beat};
 use crate::cluster::{End, Node};
 use crate::error::{Error, ErrorKind, Result};
+use frames::Frames;
 use open::{Activity, Opened};
 
 pub use open::Refusal;
@@ -39,6 +41,7 @@ pub(super) const CALL: Duration = Duration::from_secs(60);
 pub struct Tunnel {
     link: Arc<Link>,
     channel: Channel,
+    frames: Frames,
 }
 
 impl Deref for Tunnel {
@@ -59,11 +62,13 @@ impl Tunnel {
             channel,
             hello,
             activity,
+            frames,
             end,
+            filling,
         } = open::open(node, patience).await?;
         let beats = channel.clone();
         let mut link = Link::new(node.clone(), hello.facts(), |died| {
-            keep(beats, end, activity, patience, died)
+            keep(beats, end, filling, activity, patience, died)
         });
         let snapshotter = snapshotter(&link, channel.clone()).await;
         link.set_snapshotter(snapshotter.map_err(Refusal::Other)?);
@@ -71,6 +76,7 @@ impl Tunnel {
         Ok(Self {
             link: Arc::new(link),
             channel,
+            frames,
         })
     }
 
@@ -159,6 +165,7 @@ async fn snapshotter(link: &Link, channel: Channel) -> Result<String> {
 async fn keep(
     channel: Channel,
     mut end: End,
+    filling: AbortOnDropHandle<()>,
     activity: Arc<Activity>,
     patience: Duration,
     died: watch::Sender<Option<String>>,
@@ -191,4 +198,5 @@ async fn keep(
     died.send_replace(Some(why));
     // Ending the exec closes both pipes, which unblocks whatever still waits on them.
     end.cut();
+    drop(filling);
 }

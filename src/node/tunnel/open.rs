@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use containerd_client::tonic::transport::{Channel, Endpoint};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
+use tokio_util::task::AbortOnDropHandle;
 
-use super::gather::Gather;
+use super::frames::{self, Frames};
 use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::hello::{self, Hello};
@@ -58,8 +59,12 @@ pub(super) struct Opened {
     pub hello: Hello,
     /// When bytes last came.
     pub activity: Arc<Activity>,
+    /// The way to the files of ingests.
+    pub frames: Frames,
     /// The exec.
     pub end: End,
+    /// What fills its stdin.
+    pub filling: AbortOnDropHandle<()>,
 }
 
 /// Opens a tunnel to a node's containerd.
@@ -108,7 +113,8 @@ pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refu
         }
         Err(_) => return Err(silent().into()),
     };
-    let mut pipe = Some(tokio::io::join(stdout, Gather::new(stdin)));
+    let (socket, frames, filling) = frames::share(stdin);
+    let mut pipe = Some(tokio::io::join(stdout, socket));
     let connect = tower::service_fn(move |_| {
         // A tunnel is opened once; a broken one is an error, not a reason to try again.
         let pipe = pipe.take().map(TokioIo::new);
@@ -124,7 +130,9 @@ pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refu
         channel,
         hello,
         activity,
+        frames,
         end,
+        filling,
     })
 }
 

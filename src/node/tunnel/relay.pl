@@ -1,8 +1,15 @@
 # kindlift's relay: joins stdin and stdout to a unix socket, after telling what it sees here.
 # Runs in the node with nothing but perl-base. $ARGV[0] is the socket.
+#
+# What comes out of the socket goes to stdout as it is. What comes on stdin is in frames, because it
+# goes to files, too: see frames.rs.
 use strict;
 use warnings;
 use Socket qw(AF_UNIX SOCK_STREAM pack_sockaddr_un);
+
+# Where containerd has what is written to it and not committed: a folder for each ingest, with its
+# reference in `ref` and its content in `data`.
+my $ingests = '/var/lib/containerd/io.containerd.content.v1.content/ingest';
 
 $SIG{PIPE} = 'IGNORE';
 
@@ -14,26 +21,85 @@ sub slurp {
     return defined $text ? $text : '';
 }
 
+# Writes some of a buffer, from an offset on.
 sub write_all {
-    my ($to, $buffer) = @_;
-    my $at = 0;
-    while ($at < length $buffer) {
-        my $n = syswrite($to, $buffer, length($buffer) - $at, $at);
+    my ($to, $buffer, $at, $length) = @_;
+    while ($length > 0) {
+        my $n = syswrite($to, $$buffer, $length, $at);
         next if !defined $n && $!{EINTR};
         return 0 if !defined $n;
         $at += $n;
+        $length -= $n;
     }
     return 1;
 }
 
-sub copy {
-    my ($from, $to) = @_;
-    my $buffer;
+sub read_some {
+    my ($from, $buffer, $at) = @_;
     while (1) {
-        my $n = sysread($from, $buffer, 262144);
-        next if !defined $n && $!{EINTR};
-        return if !$n;
-        return if !write_all($to, $buffer);
+        my $n = sysread($from, $$buffer, 262144, $at);
+        return $n if defined $n || !$!{EINTR};
+    }
+}
+
+# Opens the file of an ingest. containerd puts its namespace and a number before the reference.
+sub ingest {
+    my ($reference) = @_;
+    opendir(my $dir, $ingests) or return;
+    for my $name (grep { !/^\./ } readdir $dir) {
+        next if slurp("$ingests/$name/ref") !~ m{^k8s\.io/\d+/\Q$reference\E$};
+        open(my $file, '+<', "$ingests/$name/data") or return;
+        sysseek($file, 0, 2) or return;
+        return $file;
+    }
+    return;
+}
+
+# Copies what the socket says to stdout.
+sub give {
+    my ($socket) = @_;
+    my $buffer;
+    while (my $n = read_some($socket, \$buffer, 0)) {
+        return if !write_all(\*STDOUT, \$buffer, 0, $n);
+    }
+}
+
+# Takes frames apart until stdin ends.
+sub take {
+    my ($socket) = @_;
+    my %streams;
+    my ($stream, $left, $buffer) = (0, 0, '');
+    while (read_some(\*STDIN, \$buffer, length $buffer)) {
+        my $at = 0;
+        while (1) {
+            my $there = length($buffer) - $at;
+            if ($left == 0) {
+                last if $there < 8;
+                ($stream, $left) = unpack 'NN', substr($buffer, $at, 8);
+                $at += 8;
+                delete $streams{$stream} if $left == 0;
+                next;
+            }
+            if ($stream != 0 && !exists $streams{$stream}) {
+                # A reference is short, and wanted whole.
+                last if $there < $left;
+                $streams{$stream} = ingest(substr($buffer, $at, $left));
+                $at += $left;
+                $left = 0;
+                next;
+            }
+            last if $there == 0;
+            my $n = $there < $left ? $there : $left;
+            if ($stream == 0) {
+                return if !write_all($socket, \$buffer, $at, $n);
+            } elsif (defined $streams{$stream}) {
+                # What is not written is missing in the end, and noticed there.
+                write_all($streams{$stream}, \$buffer, $at, $n) or $streams{$stream} = undef;
+            }
+            $at += $n;
+            $left -= $n;
+        }
+        substr($buffer, 0, $at) = '';
     }
 }
 
@@ -53,17 +119,17 @@ if (opendir(my $dir, '/proc/sys/fs/binfmt_misc')) {
         push @binfmt, $name if slurp("/proc/sys/fs/binfmt_misc/$name") =~ /^enabled/;
     }
 }
-write_all(\*STDOUT, "kindlift 1\nmachine $machine\nfree $free\ndisk $disk\ndiscard $discard\nbinfmt @binfmt\n\n")
-    or exit 1;
+my $hello = "kindlift 1\nmachine $machine\nfree $free\ndisk $disk\ndiscard $discard\nbinfmt @binfmt\n\n";
+write_all(\*STDOUT, \$hello, 0, length $hello) or exit 1;
 
 my $child = fork;
 defined $child or die "fork: $!\n";
 if ($child == 0) {
-    copy(\*STDIN, $socket);
+    take($socket);
     shutdown($socket, 1);
     exit 0;
 }
-copy($socket, \*STDOUT);
+give($socket);
 # The other half may wait on stdin for ever.
 kill 'KILL', $child;
 waitpid $child, 0;
