@@ -16,12 +16,12 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Image, Platform};
 use crate::job::Job;
 use crate::lock::ClusterLock;
-use crate::node::Session;
 use crate::node::crictl::{self, Shown, Waiting};
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
 use crate::node::stage::Staged;
+use crate::node::{Link, Session};
 use crate::reference::Reference;
 use crate::report::{Clock, Doing, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
@@ -129,15 +129,23 @@ impl Load {
     }
 }
 
+/// A node with the lease under which this run puts everything there.
+pub struct Leased {
+    /// The session with it.
+    pub session: Arc<Session>,
+    /// The lease.
+    pub lease: Lease,
+}
+
 /// One node's part of the transaction.
-struct Part {
-    session: Arc<Session>,
-    lease: Lease,
+struct Part<'a> {
+    session: &'a Session,
+    lease: &'a Lease,
     began: Instant,
     sent: Arc<AtomicU64>,
 }
 
-impl Part {
+impl Part<'_> {
     /// Tells what the node does from now on.
     fn does(&self, job: &Job, doing: Doing) {
         job.node(&self.session.node().name, doing);
@@ -167,24 +175,65 @@ pub async fn load(
     clock: &mut Clock,
 ) -> Result<Outcome> {
     bound(job, sessions);
-    let (parts, begun) = begin(sessions, &*load.source).await;
+    let (leased, begun) = lease(sessions).await;
     let done = match begun {
-        Ok(()) => transaction(job, cluster, &parts, load, clock).await,
+        Ok(()) => load_under(job, cluster, &leased, load, clock).await,
         Err(e) => Err(e),
     };
-    let held = parts.iter().map(|part| (&*part.session, &part.lease));
-    let_go(job, held, done.is_err()).await;
+    let_go(job, &leased, done.is_err()).await;
     job.report.event(&Event::Settled);
     done
 }
 
-/// Ends leases. After a failure the collection is waited for: nothing staged shall be left.
-pub(crate) async fn let_go(
+/// Does the same under leases that there are, which are the caller's to let go of.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) async fn load_under(
     job: &Job,
-    held: impl Iterator<Item = (&Session, &Lease)>,
-    failed: bool,
-) {
-    let ends = held.map(|(session, lease)| async move {
+    cluster: &Cluster,
+    leased: &[Leased],
+    load: &Load,
+    clock: &mut Clock,
+) -> Result<Outcome> {
+    let parts = leased.iter().map(|node| Part {
+        session: &node.session,
+        lease: &node.lease,
+        began: Instant::now(),
+        sent: Arc::new(load.source.sent_before(&node.session.node().name).into()),
+    });
+    transaction(job, cluster, &parts.collect::<Vec<_>>(), load, clock).await
+}
+
+/// Makes a lease on every node, and sweeps what dead runs have left there: it takes room. The nodes
+/// that have a lease are returned with the first error.
+pub(crate) async fn lease(sessions: &[Arc<Session>]) -> (Vec<Leased>, Result<()>) {
+    let leases = sessions.iter().map(|session| async {
+        let (lease, swept) = tokio::join!(Lease::create(session), lease::sweep(session));
+        // Others' leftovers are no reason to fail; a node that is lost shows itself.
+        if let Err(e) = swept {
+            tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
+        }
+        Ok::<_, Error>(Leased {
+            session: Arc::clone(session),
+            lease: lease?,
+        })
+    });
+    let mut leased = Vec::new();
+    let mut result = Ok(());
+    for node in join_all(leases).await {
+        match node {
+            Ok(node) => leased.push(node),
+            Err(e) => result = result.and(Err(e)),
+        }
+    }
+    (leased, result)
+}
+
+/// Ends leases. After a failure the collection is waited for: nothing staged shall be left.
+pub(crate) async fn let_go(job: &Job, leased: &[Leased], failed: bool) {
+    let ends = leased.iter().map(|node| async move {
+        let (session, lease) = (&*node.session, &node.lease);
         let ended = if failed {
             let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
             insist(session, job, end).await
@@ -225,34 +274,10 @@ async fn insist(old: &Session, job: &Job, act: impl AsyncFn(&Session) -> Result<
     Err(last)
 }
 
-/// Makes a lease on every node. The leases that were made are returned with the first error.
-async fn begin(sessions: &[Arc<Session>], source: &dyn Source) -> (Vec<Part>, Result<()>) {
-    let leases = join_all(sessions.iter().map(|session| async {
-        let began = Instant::now();
-        let lease = Lease::create(session).await?;
-        Ok::<_, Error>(Part {
-            session: Arc::clone(session),
-            lease,
-            began,
-            sent: Arc::new(source.sent_before(&session.node().name).into()),
-        })
-    }))
-    .await;
-    let mut parts = Vec::new();
-    let mut result = Ok(());
-    for lease in leases {
-        match lease {
-            Ok(part) => parts.push(part),
-            Err(e) => result = result.and(Err(e)),
-        }
-    }
-    (parts, result)
-}
-
 async fn transaction(
     job: &Job,
     cluster: &Cluster,
-    parts: &[Part],
+    parts: &[Part<'_>],
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
@@ -279,11 +304,11 @@ async fn transaction(
     let claim = load.claim();
     let looks = parts
         .iter()
-        .map(|part| name::look(&part.session, &part.lease, &claim));
+        .map(|part| name::look(part.session, part.lease, &claim));
     let formers = job.cancel.unless(try_join_all(looks)).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
     let given = join_all(parts.iter().zip(&formers).map(|(part, formers)| async {
-        name::give(&part.session, &claim, formers).await?;
+        name::give(part.session, &claim, formers).await?;
         part.does(job, Doing::Named);
         Ok::<_, Error>(())
     }))
@@ -314,13 +339,9 @@ async fn transaction(
     }
 }
 
-async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>> {
+async fn stage_all(job: &Job, parts: &[Part<'_>], load: &Load) -> Result<Vec<Staged>> {
     let inventories = try_join_all(parts.iter().map(|part| async {
-        // Others' leftovers are no reason to fail; a node that is lost shows itself below.
-        if let Err(e) = lease::sweep(&part.session).await {
-            tracing::warn!(node = %part.session.node().name, error = %one_line(&e), "sweep");
-        }
-        let inventory = inventory::inventory(&part.session, &part.lease, &load.image).await?;
+        let inventory = inventory::inventory(part.session, part.lease, &load.image).await?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(
@@ -350,7 +371,7 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
             let (image, source) = (&load.image, &load.source);
             let staged = part
                 .session
-                .stage(&part.lease, image, inventory, source, &part.sent)
+                .stage(part.lease, image, inventory, source, &part.sent)
                 .await?;
             part.does(job, Doing::Staged);
             Ok(staged)
@@ -360,7 +381,7 @@ async fn stage_all(job: &Job, parts: &[Part], load: &Load) -> Result<Vec<Staged>
 
 /// Refuses a load for which a disk is too small. The nodes of one host often share a disk: what
 /// they need is added up.
-async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) -> Result<()> {
+async fn enough_space(parts: &[Part<'_>], load: &Load, inventories: &[Inventory]) -> Result<()> {
     let mut needed: HashMap<&str, u64> = HashMap::new();
     for (part, inventory) in parts.iter().zip(inventories) {
         let disk = part.session.facts().disk.as_str();
@@ -368,13 +389,13 @@ async fn enough_space(parts: &[Part], load: &Load, inventories: &[Inventory]) ->
     }
     for part in parts {
         let needed = needed[part.session.facts().disk.as_str()];
-        has_room(&part.session, needed).await?;
+        has_room(part.session, needed).await?;
     }
     Ok(())
 }
 
 /// Refuses what does not fit on a node's disk.
-pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
+pub(crate) async fn has_room(session: &Link, needed: u64) -> Result<()> {
     let enough = |free: Option<u64>| free.is_none_or(|free| free >= needed);
     if enough(session.facts().free) {
         return Ok(());
@@ -402,12 +423,12 @@ pub(crate) async fn has_room(session: &Session, needed: u64) -> Result<()> {
 
 async fn prove_all(
     job: &Job,
-    parts: &[Part],
+    parts: &[Part<'_>],
     waiting: Vec<Waiting>,
     claim: &Claim<'_>,
 ) -> Result<Vec<(Shown, f64)>> {
     try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
-        let shown = crictl::prove(&part.session, waiting, claim).await?;
+        let shown = crictl::prove(part.session, waiting, claim).await?;
         part.does(job, Doing::Proven);
         Ok((shown, part.began.elapsed().as_secs_f64()))
     }))
@@ -417,7 +438,7 @@ async fn prove_all(
 /// Gives every node its former names back and adds to the error where that failed.
 async fn take_back(
     job: &Job,
-    parts: &[Part],
+    parts: &[Part<'_>],
     load: &Load,
     formers: &[Vec<Former>],
     failure: Error,
@@ -426,7 +447,7 @@ async fn take_back(
         .event(&Event::Step("giving the nodes their former names back"));
     let restored = parts.iter().zip(formers).map(|(part, formers)| {
         let restore = async |session: &Session| name::restore(session, &load.image, formers).await;
-        insist(&part.session, job, restore)
+        insist(part.session, job, restore)
     });
     let left: Vec<String> = parts
         .iter()
@@ -450,7 +471,7 @@ async fn take_back(
 
 fn outcome(
     cluster: &Cluster,
-    parts: &[Part],
+    parts: &[Part<'_>],
     load: &Load,
     staged: &[Staged],
     formers: &[Vec<Former>],

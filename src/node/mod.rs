@@ -17,5 +17,5 @@ pub mod session;
 pub mod stage;
 pub mod tunnel;
 
-pub use link::{Facts, Failure};
+pub use link::{Facts, Failure, Link};
 pub use session::Session;

@@ -7,25 +7,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::engine::ImageRecord;
-use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Digest, chain_ids};
 use crate::job::Job;
 use crate::load;
-use crate::node::Session;
-use crate::node::inventory;
-use crate::node::lease::{self, Lease};
+use crate::node::lease::Lease;
 use crate::node::tunnel::Tunnel;
 use crate::node::tunnel::content::{Expected, Write};
+use crate::node::{Session, find, inventory};
 use crate::report::Doing;
 use crate::source::{CHUNK, Source};
 
 /// One node.
 pub(super) struct Place {
-    session: Session,
     tunnel: Tunnel,
     lease: Lease,
     /// Whether it lacks any layer of the image.
@@ -64,56 +62,32 @@ pub struct Landing {
 }
 
 impl Landing {
-    /// Makes a lease on every node and looks what of the image is unpacked there. What was made is
-    /// returned with the first error.
-    pub async fn begin(tunnels: Vec<Tunnel>, record: &ImageRecord) -> (Self, Result<()>) {
+    /// Looks what of the image is unpacked on nodes, each with a tunnel and a lease.
+    ///
+    /// # Errors
+    /// A call's failure.
+    pub async fn begin(nodes: Vec<(Tunnel, Lease)>, record: &ImageRecord) -> Result<Self> {
         let chains = chain_ids(&record.diff_ids);
         let chains: Vec<_> = chains.iter().collect();
-        let places = join_all(tunnels.into_iter().map(|tunnel| async {
+        let places = nodes.into_iter().map(|(tunnel, lease)| async {
             let session = Session::from(tunnel.clone());
-            let mut place = Place {
-                lease: Lease::create(&session).await?,
-                session: session.clone(),
+            let unpacked = inventory::unpacked(&session, &lease, &chains).await?;
+            let (there, missing) = record.diff_ids.split_at(unpacked.len());
+            // A layer that comes twice in one image is needed for the second time.
+            let known = unpacked.into_iter().zip(there);
+            let known = known.filter(|(_, diff_id)| !missing.contains(diff_id));
+            Ok::<_, Error>(Place {
                 tunnel,
-                lacks: true,
-                unpacked: HashMap::new(),
+                lease,
+                lacks: !missing.is_empty(),
+                unpacked: known.flat_map(|(blobs, _)| blobs).collect(),
                 sent: Arc::default(),
-            };
-            // What killed runs left takes room. Others' leftovers are no reason to fail.
-            let (found, swept) = tokio::join!(
-                inventory::unpacked(&session, &place.lease, &chains),
-                lease::sweep(&session)
-            );
-            if let Err(e) = swept {
-                tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
-            }
-            let result = found.map_err(Error::from).map(|unpacked| {
-                let (there, missing) = record.diff_ids.split_at(unpacked.len());
-                place.lacks = !missing.is_empty();
-                // A layer that comes twice in one image is needed for the second time.
-                let known = unpacked.into_iter().zip(there);
-                place.unpacked = known
-                    .filter(|(_, diff_id)| !missing.contains(diff_id))
-                    .flat_map(|(blobs, _)| blobs)
-                    .collect();
-            });
-            Ok::<_, Error>((place, result))
-        }));
-        let mut landing = Self {
-            places: Vec::new(),
+            })
+        });
+        Ok(Self {
+            places: try_join_all(places).await?,
             expected: Mutex::default(),
-        };
-        let mut result = Ok(());
-        for place in places.await {
-            match place {
-                Ok((place, found)) => {
-                    landing.places.push(place);
-                    result = result.and(found);
-                }
-                Err(e) => result = result.and(Err(e)),
-            }
-        }
-        (landing, result)
+        })
     }
 
     /// Looks whether every node has a blob, or what it unpacks to. Returns its size in bytes.
@@ -139,13 +113,13 @@ impl Landing {
             let needed = {
                 let mut expected = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
                 let disk = expected
-                    .entry(place.session.facts().disk.clone())
+                    .entry(place.tunnel.facts().disk.clone())
                     .or_default();
                 // The blob, and at the least as much unpacked.
                 *disk += 2 * blob.size;
                 *disk
             };
-            load::has_room(&place.session, needed).await?;
+            load::has_room(&place.tunnel, needed).await?;
         }
         Ok(needing)
     }
@@ -153,7 +127,10 @@ impl Landing {
     /// Reads a small blob that every node has.
     pub(super) async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
         match self.places.first() {
-            Some(place) => crate::node::find::blob(&place.session, digest.as_str(), limit).await,
+            Some(place) => {
+                let session = Session::from(place.tunnel.clone());
+                find::blob(&session, digest.as_str(), limit).await
+            }
             None => Ok(None),
         }
     }
@@ -163,14 +140,14 @@ impl Landing {
         for place in self.places.iter().filter(|place| place.lacks) {
             let sent = Arc::clone(&place.sent);
             let doing = Doing::Staging { sent, of: None };
-            job.node(&place.session.node().name, doing);
+            job.node(&place.tunnel.node().name, doing);
         }
     }
 
     /// Makes the source for loading what has landed: the small blobs that were kept.
     pub fn landed(&self, kept: HashMap<Digest, Bytes>) -> Landed {
         let sent = self.places.iter().map(|place| {
-            let node = place.session.node().name.clone();
+            let node = place.tunnel.node().name.clone();
             (node, place.sent.load(Ordering::Relaxed))
         });
         Landed {
@@ -178,16 +155,6 @@ impl Landing {
             sent: sent.collect(),
             asked: AtomicBool::new(false),
         }
-    }
-
-    /// Lets go of what has landed; what was loaded meanwhile is held by its names. After a failure
-    /// the collection is waited for.
-    pub async fn end(&self, job: &Job, failed: bool) {
-        let held = self
-            .places
-            .iter()
-            .map(|place| (&place.session, &place.lease));
-        load::let_go(job, held, failed).await;
     }
 }
 

@@ -60,8 +60,9 @@ impl Sample {
 
 /// A registry without nodes: what is small is kept, what is large goes nowhere.
 async fn registry() -> Registry {
-    let (landing, begun) = Landing::begin(Vec::new(), &Sample::new(b"").record()).await;
-    begun.unwrap();
+    let landing = Landing::begin(Vec::new(), &Sample::new(b"").record())
+        .await
+        .unwrap();
     // Any port: the user's own are for real runs.
     Registry::listen(Arc::new(landing), 0..1).await.unwrap()
 }
@@ -256,7 +257,9 @@ async fn it_listens_on_loopback_and_nowhere_else() {
 #[tokio::test]
 async fn a_port_that_is_taken_gives_way_to_the_next() {
     let one = registry().await;
-    let (landing, _) = Landing::begin(Vec::new(), &Sample::new(b"").record()).await;
+    let landing = Landing::begin(Vec::new(), &Sample::new(b"").record())
+        .await
+        .unwrap();
     let first = one.target().port;
     let range = first..first.saturating_add(100);
     let other = Registry::listen(Arc::new(landing), range.clone())

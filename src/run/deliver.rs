@@ -160,10 +160,13 @@ async fn push(
 ) -> Result<Pushed> {
     let began = Instant::now();
     load::bound(job, to.sessions);
-    let (landing, begun) = Landing::begin(tunnels.to_vec(), &delivery.record).await;
-    let landing = Arc::new(landing);
+    let (leased, begun) = load::lease(to.sessions).await;
     let done = async {
         begun?;
+        let leases = leased.iter().map(|node| node.lease.clone());
+        let nodes = tunnels.iter().cloned().zip(leases).collect();
+        let landing = Landing::begin(nodes, &delivery.record);
+        let landing = Arc::new(job.cancel.unless(landing).await?);
         landing.tell(job);
         let (image, landed) = match receive(job, engine, &landing, &delivery.record).await? {
             Ok(received) => received,
@@ -173,7 +176,7 @@ async fn push(
         let landed = Arc::new(landed);
         let source = Arc::clone(&landed) as Arc<dyn Source>;
         let load = delivery.load(Arc::new(image), source)?;
-        match load::load(job, to.cluster, to.sessions, &load, clock).await {
+        match load::load_under(job, to.cluster, &leased, &load, clock).await {
             Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
                 Ok(Pushed::Short(one_line(&e).to_string()))
             }
@@ -182,7 +185,7 @@ async fn push(
     };
     let done = done.await;
     let failed = !matches!(done, Ok(Pushed::Loaded(_)));
-    landing.end(job, failed).await;
+    load::let_go(job, &leased, failed).await;
     done
 }
 

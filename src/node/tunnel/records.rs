@@ -12,6 +12,7 @@ use containerd_client::services::v1::{
     ListContainersRequest, ListImagesRequest, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
+use futures_util::future::try_join_all;
 
 use super::{Tunnel, cri};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,11 +29,7 @@ impl Tunnel {
     /// # Errors
     /// A call's failure.
     pub(crate) async fn records(&self, names: &[&str]) -> Result<Vec<Option<Record>>, Failure> {
-        let mut records = Vec::new();
-        for name in names {
-            records.push(self.record(name).await?);
-        }
-        Ok(records)
+        try_join_all(names.iter().map(|name| self.record(name))).await
     }
 
     async fn record(&self, name: &str) -> Result<Option<Record>, Failure> {
