@@ -37,8 +37,8 @@ pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
     job.cancel.unless(try_join_all(opening)).await
 }
 
-/// Opens a session with every node, and starts there what the proof of a load will need: a crictl
-/// that waits, for the first of the names, if that is known already.
+/// Opens a session with every node, sweeps what dead runs have left there, and starts what the proof
+/// of a load will need: a crictl that waits, for the first of the names, if that is known already.
 ///
 /// # Errors
 /// As [`open`].
@@ -52,6 +52,8 @@ pub async fn open_to_load(
     sessions
         .iter()
         .for_each(|session| session.start_crictl(name.as_deref()));
+    let sweeps = join_all(sessions.iter().map(|session| lease::sweep_once(session)));
+    job.cancel.unless(async { Ok(sweeps.await) }).await?;
     Ok(sessions)
 }
 
@@ -135,12 +137,15 @@ pub struct Leased {
     pub session: Arc<Session>,
     /// The lease.
     pub lease: Lease,
+    /// What the lease holds already of what is to be loaded, if that is known.
+    pub before: Option<Inventory>,
 }
 
 /// One node's part of the transaction.
 struct Part<'a> {
     session: &'a Session,
     lease: &'a Lease,
+    before: Option<&'a Inventory>,
     began: Instant,
     sent: Arc<AtomicU64>,
 }
@@ -199,24 +204,22 @@ pub(crate) async fn load_under(
     let parts = leased.iter().map(|node| Part {
         session: &node.session,
         lease: &node.lease,
+        before: node.before.as_ref(),
         began: Instant::now(),
         sent: Arc::new(load.source.sent_before(&node.session.node().name).into()),
     });
     transaction(job, cluster, &parts.collect::<Vec<_>>(), load, clock).await
 }
 
-/// Makes a lease on every node, and sweeps what dead runs have left there: it takes room. The nodes
+/// Makes a lease on every node, once what dead runs have left there is swept: it takes room. The nodes
 /// that have a lease are returned with the first error.
 pub(crate) async fn lease(sessions: &[Arc<Session>]) -> (Vec<Leased>, Result<()>) {
     let leases = sessions.iter().map(|session| async {
-        let (lease, swept) = tokio::join!(Lease::create(session), lease::sweep(session));
-        // Others' leftovers are no reason to fail; a node that is lost shows itself.
-        if let Err(e) = swept {
-            tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
-        }
+        lease::sweep_once(session).await;
         Ok::<_, Error>(Leased {
             session: Arc::clone(session),
-            lease: lease?,
+            lease: Lease::create(session).await?,
+            before: None,
         })
     });
     let mut leased = Vec::new();
@@ -341,7 +344,8 @@ async fn transaction(
 
 async fn stage_all(job: &Job, parts: &[Part<'_>], load: &Load) -> Result<Vec<Staged>> {
     let inventories = try_join_all(parts.iter().map(|part| async {
-        let inventory = inventory::inventory(part.session, part.lease, &load.image).await?;
+        let inventory =
+            inventory::inventory(part.session, part.lease, &load.image, part.before).await?;
         job.step(|| {
             let missing = inventory.missing(&load.image);
             format!(

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
@@ -196,9 +197,8 @@ impl Waiting {
 pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Result<Shown> {
     let mut waiting = Some(waiting);
     for _ in 0..TRIES {
-        for name in claim.names {
-            settle(session, claim, name).await?;
-        }
+        let names = claim.names.iter();
+        try_join_all(names.map(|name| settle(session, claim, name))).await?;
         let early = waiting.take();
         let may_be_lost = early.is_some();
         let crictl = early.unwrap_or_else(|| session.crictl());

@@ -32,7 +32,8 @@ impl Inventory {
     }
 }
 
-/// Looks which layers of an image a node has, and holds what is found.
+/// Looks which layers of an image a node has, and holds what is found. `before` is what the lease
+/// holds already of what the image needs.
 ///
 /// # Errors
 /// A call's failure.
@@ -40,7 +41,13 @@ pub async fn inventory(
     session: &Session,
     lease: &Lease,
     image: &Image,
+    before: Option<&Inventory>,
 ) -> Result<Inventory, Failure> {
+    if let Some(before) = before
+        && let Some(still) = still_there(session, image, before).await?
+    {
+        return Ok(still);
+    }
     let chains: Vec<&ChainId> = image.layers.iter().map(|layer| &layer.chain_id).collect();
     let unpacked = unpacked(session, lease, &chains).await?;
     let blobs: Vec<&Digest> = image.layers[unpacked.len()..]
@@ -58,6 +65,30 @@ pub async fn inventory(
         unpacked,
         blobs: blobs.into_iter().cloned().collect(),
     })
+}
+
+/// Looks whether all that a lease holds is still there: no collection takes it, but whoever works on
+/// the node by hand can. None, if anything is gone.
+async fn still_there(
+    session: &Session,
+    image: &Image,
+    before: &Inventory,
+) -> Result<Option<Inventory>, Failure> {
+    let (below, above) = image.layers.split_at(before.unpacked.len());
+    let top = async {
+        match below.last() {
+            Some(top) => is_unpacked(session, &top.chain_id).await,
+            None => Ok(true),
+        }
+    };
+    let blobs = above.iter().map(|layer| &layer.digest);
+    let blobs: Vec<&Digest> = blobs.filter(|blob| before.blobs.contains(blob)).collect();
+    let (unpacked, there) = tokio::try_join!(top, present(session, &blobs))?;
+    let whole = unpacked && there.len() == blobs.len();
+    Ok(whole.then(|| Inventory {
+        unpacked: before.unpacked.clone(),
+        blobs: blobs.into_iter().cloned().collect(),
+    }))
 }
 
 /// Looks how many chains of one stack, from the bottom, are unpacked, and holds the topmost, which

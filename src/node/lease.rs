@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::Failure;
 use super::discard::{self, DISCARDS};
 use super::session::{Labels, Session};
-use crate::error::Result;
+use crate::error::{Result, one_line};
 use crate::image::ChainId;
 use crate::owner::Owner;
 
@@ -200,6 +200,17 @@ fn is_of_client(id: &str) -> bool {
 fn lease_of(name: &str) -> Option<&str> {
     let (id, _) = name.strip_prefix(STAGING)?.split_once(':')?;
     Some(id)
+}
+
+/// Sweeps, unless that was done in this session.
+pub async fn sweep_once(session: &Session) {
+    let sweep = async {
+        // Others' leftovers are no reason to fail; a node that is lost shows itself.
+        if let Err(e) = sweep(session).await {
+            tracing::warn!(node = %session.node().name, error = %one_line(&e), "sweep");
+        }
+    };
+    session.swept().get_or_init(|| sweep).await;
 }
 
 /// Ends the leases of runs that died, and with them what those runs had staged. Returns how many.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::{Code, Status};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::crictl::Waiting;
@@ -66,6 +66,7 @@ pub struct Link {
     dead: watch::Receiver<Option<String>>,
     /// A crictl that was started before it is needed.
     crictl: Mutex<Option<Waiting>>,
+    swept: OnceCell<()>,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -120,6 +121,7 @@ impl Link {
             facts,
             dead,
             crictl: Mutex::default(),
+            swept: OnceCell::new(),
             _keeper: AbortOnDropHandle::new(tokio::spawn(keeper(died))),
         }
     }
@@ -137,6 +139,11 @@ impl Link {
     /// Returns what the node is like.
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// Returns what is set once what dead runs left on the node is swept.
+    pub(super) fn swept(&self) -> &OnceCell<()> {
+        &self.swept
     }
 
     /// Starts a crictl on the node, so that it waits there when it is needed; with the name that it

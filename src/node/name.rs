@@ -189,10 +189,9 @@ pub async fn give(session: &Session, claim: &Claim<'_>, formers: &[Former]) -> R
 /// Superseded, if a name was moved by a later load or by something else; a call's failure.
 pub async fn keep(session: &Session, claim: &Claim<'_>) -> Result<bool> {
     let mut kept = true;
-    for name in claim.names {
-        let Some(record) = get(session, &name.to_string()).await? else {
-            continue;
-        };
+    let names: Vec<String> = claim.names.iter().map(Reference::to_string).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for record in session.records(&names).await?.into_iter().flatten() {
         match claim.standing(&record, SystemTime::now()) {
             Standing::Ours => {}
             Standing::Earlier => {

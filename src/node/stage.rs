@@ -31,13 +31,12 @@ pub async fn check(session: &Session, image: &Image) -> Result<()> {
         .hint("something on the node removes images; run the command again")
     };
     let documents = [&image.manifest.digest, &image.config.digest];
-    let found = session.blobs(&documents).await?;
+    let (found, lacks) =
+        tokio::try_join!(session.blobs(&documents), inventory::lacks(session, image))?;
     if let Some((digest, _)) = documents.iter().zip(found).find(|(_, blob)| blob.is_none()) {
         return Err(missing(digest.to_string()));
     }
-    if let Some(top) = image.top()
-        && inventory::lacks(session, image).await?
-    {
+    if let Some(top) = image.top().filter(|_| lacks) {
         return Err(missing(format!("the unpacked layers ({top})")));
     }
     Ok(())

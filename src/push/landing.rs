@@ -1,7 +1,7 @@
 //! Where uploads go: the nodes, each under a lease of its own, before anything is known of the
 //! image but its layers' diff IDs.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -12,13 +12,14 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::engine::ImageRecord;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Digest, chain_ids};
+use crate::image::{Blobs, Digest, chain_ids};
 use crate::job::Job;
 use crate::load;
+use crate::node::inventory::{self, Inventory};
 use crate::node::lease::Lease;
 use crate::node::tunnel::Tunnel;
 use crate::node::tunnel::content::{Expected, Write};
-use crate::node::{Session, find, inventory};
+use crate::node::{Session, find};
 use crate::report::Doing;
 use crate::source::{CHUNK, Source};
 
@@ -28,6 +29,8 @@ pub(super) struct Place {
     lease: Lease,
     /// Whether it lacks any layer of the image.
     lacks: bool,
+    /// The layers that are unpacked there, bottom first: the blobs that each is known to come from.
+    stack: Vec<Blobs>,
     /// Blobs whose layers are unpacked there, and their sizes in bytes.
     unpacked: HashMap<Digest, u64>,
     sent: Arc<AtomicU64>,
@@ -71,16 +74,17 @@ impl Landing {
         let chains: Vec<_> = chains.iter().collect();
         let places = nodes.into_iter().map(|(tunnel, lease)| async {
             let session = Session::from(tunnel.clone());
-            let unpacked = inventory::unpacked(&session, &lease, &chains).await?;
-            let (there, missing) = record.diff_ids.split_at(unpacked.len());
+            let stack = inventory::unpacked(&session, &lease, &chains).await?;
+            let (there, missing) = record.diff_ids.split_at(stack.len());
             // A layer that comes twice in one image is needed for the second time.
-            let known = unpacked.into_iter().zip(there);
+            let known = stack.iter().zip(there);
             let known = known.filter(|(_, diff_id)| !missing.contains(diff_id));
             Ok::<_, Error>(Place {
                 tunnel,
                 lease,
                 lacks: !missing.is_empty(),
-                unpacked: known.flat_map(|(blobs, _)| blobs).collect(),
+                unpacked: known.flat_map(|(blobs, _)| blobs.clone()).collect(),
+                stack,
                 sent: Arc::default(),
             })
         });
@@ -144,14 +148,25 @@ impl Landing {
         }
     }
 
+    /// Returns what each node's lease holds, in the order of the nodes, now that these blobs have
+    /// landed on those that lacked them.
+    pub fn held(&self, landed: &HashSet<Digest>) -> Vec<Inventory> {
+        let held = self.places.iter().map(|place| Inventory {
+            unpacked: place.stack.clone(),
+            blobs: landed.clone(),
+        });
+        held.collect()
+    }
+
     /// Makes the source for loading what has landed: the small blobs that were kept.
-    pub fn landed(&self, kept: HashMap<Digest, Bytes>) -> Landed {
+    pub(super) fn landed(&self, kept: HashMap<Digest, Bytes>, landed: HashSet<Digest>) -> Landed {
         let sent = self.places.iter().map(|place| {
             let node = place.tunnel.node().name.clone();
             (node, place.sent.load(Ordering::Relaxed))
         });
         Landed {
             kept,
+            landed,
             sent: sent.collect(),
             asked: AtomicBool::new(false),
         }
@@ -161,11 +176,17 @@ impl Landing {
 /// The source of an image that an engine has pushed. The large blobs are on the nodes already.
 pub struct Landed {
     kept: HashMap<Digest, Bytes>,
+    landed: HashSet<Digest>,
     sent: HashMap<String, u64>,
     asked: AtomicBool,
 }
 
 impl Landed {
+    /// Returns the blobs that every node has that lacked them.
+    pub fn on_nodes(&self) -> &HashSet<Digest> {
+        &self.landed
+    }
+
     /// Tells whether a blob was asked for that is not here: a node has lost it since we looked.
     pub fn was_short(&self) -> bool {
         self.asked.load(Ordering::Relaxed)

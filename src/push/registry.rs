@@ -187,8 +187,11 @@ impl Registry {
                 format!("it has pushed {}, which is another image", image.id()),
             ));
         }
-        let kept = self.shared.lock().kept.clone();
-        Ok((image, self.shared.landing.landed(kept)))
+        let (kept, landed) = {
+            let state = self.shared.lock();
+            (state.kept.clone(), state.landed.keys().cloned().collect())
+        };
+        Ok((image, self.shared.landing.landed(kept, landed)))
     }
 
     /// Stops listening; what was on its way is given up.

@@ -160,7 +160,7 @@ async fn push(
 ) -> Result<Pushed> {
     let began = Instant::now();
     load::bound(job, to.sessions);
-    let (leased, begun) = load::lease(to.sessions).await;
+    let (mut leased, begun) = load::lease(to.sessions).await;
     let done = async {
         begun?;
         let leases = leased.iter().map(|node| node.lease.clone());
@@ -173,6 +173,10 @@ async fn push(
             Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
         };
         clock.end("push", began);
+        let held = landing.held(landed.on_nodes());
+        for (node, held) in leased.iter_mut().zip(held) {
+            node.before = Some(held);
+        }
         let landed = Arc::new(landed);
         let source = Arc::clone(&landed) as Arc<dyn Source>;
         let load = delivery.load(Arc::new(image), source)?;

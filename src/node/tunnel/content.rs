@@ -166,7 +166,7 @@ type Reading = Option<Box<Streaming<ReadContentResponse>>>;
 ///
 /// # Errors
 /// The call's failure.
-pub(super) async fn label(tunnel: &Tunnel, digest: &Digest, labels: &Labels) -> Result<bool> {
+async fn label(tunnel: &Tunnel, digest: &Digest, labels: &Labels) -> Result<bool> {
     if labels.is_empty() {
         // An update without paths would replace all of the blob's labels by none.
         return Ok(tunnel.blob_info(digest).await?.is_some());

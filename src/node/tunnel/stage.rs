@@ -10,7 +10,7 @@ use futures_util::stream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use super::content::{Expected, Promise, Write, label};
+use super::content::{Expected, Promise, Write};
 use super::{Tunnel, snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Digest, Document, Image};
@@ -98,12 +98,13 @@ impl Tunnel {
             }
             Ok(())
         };
-        // What did not arrive is no error of `unpack`: the transfer says why.
-        tokio::try_join!(unpack, transfer)?;
         let known = image.layers.iter().zip(&inventory.unpacked);
         let unknown = known.filter(|(layer, blobs)| !blobs.contains_key(&layer.digest));
-        try_join_all(unknown.map(|(layer, _)| snapshot::note(self, layer))).await?;
-        write_documents(self, lease, image, sent).await?;
+        let notes = try_join_all(unknown.map(|(layer, _)| snapshot::note(self, layer)));
+        let notes = async { notes.await.map_err(Error::from) };
+        let documents = write_documents(self, lease, image, sent);
+        // What did not arrive is no error of `unpack`: the transfer says why.
+        tokio::try_join!(unpack, transfer, notes, documents)?;
         let sent = sent.load(Ordering::Relaxed);
         Ok(Staged {
             sent,
@@ -137,12 +138,14 @@ async fn write_documents(
             manifest.insert(key, layer.digest.to_string());
         }
     }
-    for (document, labels) in [(&image.config, config), (&image.manifest, manifest)] {
-        write_document(tunnel, lease, document, labels, sent).await?;
-    }
+    tokio::try_join!(
+        write_document(tunnel, lease, &image.config, config, sent),
+        write_document(tunnel, lease, &image.manifest, manifest, sent)
+    )?;
     Ok(())
 }
 
+/// Writes one of them; one that is there gets the lease and the labels.
 async fn write_document(
     tunnel: &Tunnel,
     lease: &Lease,
@@ -150,11 +153,6 @@ async fn write_document(
     labels: HashMap<String, String>,
     sent: &Arc<AtomicU64>,
 ) -> Result<()> {
-    if tunnel.held_blob(lease, &document.digest).await?.is_some()
-        && label(tunnel, &document.digest, &labels).await?
-    {
-        return Ok(());
-    }
     let write = Write {
         tunnel: tunnel.clone(),
         lease: lease.clone(),
