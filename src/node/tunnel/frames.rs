@@ -157,6 +157,7 @@ mod tests {
     use tokio::io::AsyncRead;
     use tokio::time::timeout;
 
+    use super::super::open::RELAY;
     use super::*;
 
     const SOON: Duration = Duration::from_secs(10);
@@ -290,5 +291,132 @@ mod tests {
         let mut got = [frame(&mut exec).await, frame(&mut exec).await];
         got.sort();
         assert_eq!(got, [(SOCKET, b"gRPC".to_vec()), (1, vec![7; 1000])]);
+    }
+
+    /// The relay itself, with a folder of ingests and somebody at the socket who sends back what comes.
+    struct Relay {
+        folder: tempfile::TempDir,
+        child: tokio::process::Child,
+        echo: AbortOnDropHandle<()>,
+    }
+
+    impl Relay {
+        fn start(ingests: &[&str]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            for name in ingests {
+                let ingest = folder.path().join("ingest").join(name);
+                std::fs::create_dir_all(&ingest).unwrap();
+                std::fs::write(ingest.join("ref"), format!("k8s.io/12/{name}")).unwrap();
+                std::fs::write(ingest.join("data"), "before ").unwrap();
+            }
+            let socket = folder.path().join("socket");
+            let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+            let echo = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await.unwrap();
+            });
+            let child = tokio::process::Command::new("perl")
+                .args(["-e", RELAY])
+                .args([socket, folder.path().join("ingest")])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            Self {
+                folder,
+                child,
+                echo: AbortOnDropHandle::new(echo),
+            }
+        }
+
+        fn data(&self, name: &str) -> Vec<u8> {
+            std::fs::read(self.folder.path().join("ingest").join(name).join("data")).unwrap()
+        }
+
+        /// Returns what came back after the greeting, once the relay has ended.
+        async fn echoed(&mut self) -> Vec<u8> {
+            let mut stdout = self.child.stdout.take().unwrap();
+            let mut all = Vec::new();
+            timeout(SOON, stdout.read_to_end(&mut all))
+                .await
+                .unwrap()
+                .unwrap();
+            timeout(SOON, self.child.wait()).await.unwrap().unwrap();
+            timeout(SOON, &mut self.echo).await.unwrap().unwrap();
+            let greeting = all.windows(2).position(|end| end == b"\n\n").unwrap();
+            all.split_off(greeting + 2)
+        }
+    }
+
+    #[tokio::test]
+    async fn the_relay_takes_frames_apart() {
+        let mut relay = Relay::start(&["a", "b"]);
+        let (mut socket, frames, _work) = share(relay.child.stdin.take().unwrap());
+        let (a, none, b) = (
+            frames.open("a").await.unwrap(),
+            frames.open("none").await.unwrap(),
+            frames.open("b").await.unwrap(),
+        );
+        let large = Bytes::from(vec![b'x'; 700_000]);
+        a.append(large.clone()).await.unwrap();
+        socket.write_all(b"one ").await.unwrap();
+        none.append(large.clone()).await.unwrap();
+        b.append(Bytes::from_static(b"to b")).await.unwrap();
+        socket.write_all(b"two").await.unwrap();
+        a.append(Bytes::from_static(b"!")).await.unwrap();
+        for file in [a, none, b] {
+            file.close().await.unwrap();
+        }
+        drop(socket);
+        assert_eq!(relay.echoed().await, b"one two");
+        assert!(relay.data("a") == [b"before ", &large[..], b"!"].concat());
+        assert_eq!(relay.data("b"), b"before to b");
+    }
+
+    #[tokio::test]
+    async fn the_relay_takes_frames_in_any_pieces() {
+        let mut frames = Vec::new();
+        for (stream, bytes) in [
+            (0_u32, "grpc "),
+            (1, "a"),
+            (1, "xy"),
+            (0, "more"),
+            (1, "z"),
+            (1, ""),
+        ] {
+            frames.extend(stream.to_be_bytes());
+            frames.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
+            frames.extend(bytes.as_bytes());
+        }
+        let mut relay = Relay::start(&["a"]);
+        let mut stdin = relay.child.stdin.take().unwrap();
+        for byte in frames {
+            stdin.write_all(&[byte]).await.unwrap();
+            stdin.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        drop(stdin);
+        assert_eq!(relay.echoed().await, b"grpc more");
+        assert_eq!(relay.data("a"), b"before xyz");
+    }
+
+    /// A longer reference that ends like another, and one from another namespace.
+    #[tokio::test]
+    async fn the_relay_opens_what_was_named_and_nothing_else() {
+        let mut relay = Relay::start(&["a", "b-a", "c"]);
+        let other = relay.folder.path().join("ingest/c/ref");
+        std::fs::write(other, "moby/1/c").unwrap();
+        let (socket, frames, _work) = share(relay.child.stdin.take().unwrap());
+        for name in ["a", "c", "../ingest/b-a"] {
+            let file = frames.open(name).await.unwrap();
+            file.append(Bytes::from_static(b"x")).await.unwrap();
+        }
+        drop(socket);
+        assert_eq!(relay.echoed().await, b"");
+        for (name, data) in [("a", "before x"), ("b-a", "before "), ("c", "before ")] {
+            assert_eq!(relay.data(name), data.as_bytes(), "{name}");
+        }
     }
 }

@@ -21,8 +21,10 @@ use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::hello::{self, Hello};
 
-const RELAY: &str = include_str!("relay.pl");
+pub(super) const RELAY: &str = include_str!("relay.pl");
 const SOCKET: &str = "/run/containerd/containerd.sock";
+/// Where containerd has its ingests: <https://github.com/containerd/containerd/blob/main/docs/content-flow.md>.
+const INGESTS: &str = "/var/lib/containerd/io.containerd.content.v1.content/ingest";
 
 /// When bytes last came through a tunnel.
 #[derive(Debug)]
@@ -85,7 +87,7 @@ pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refu
             node.exec_hint("crictl version")
         ))
     };
-    let starting = node.exec(&["perl", "-e", RELAY, SOCKET]);
+    let starting = node.exec(&["perl", "-e", RELAY, SOCKET, INGESTS]);
     let Exec {
         stdin,
         stdout,

@@ -1,5 +1,7 @@
 # kindlift's relay: joins stdin and stdout to a unix socket, after telling what it sees here.
-# Runs in the node with nothing but perl-base. $ARGV[0] is the socket.
+# Runs in the node with nothing but perl-base. Arguments: the socket, and the folder in which containerd
+# has what is written to it and not committed: a folder for each ingest, with its reference in `ref` and
+# its content in `data`.
 #
 # What comes out of the socket goes to stdout as it is. What comes on stdin is in frames, because it
 # goes to files, too: see frames.rs.
@@ -7,9 +9,7 @@ use strict;
 use warnings;
 use Socket qw(AF_UNIX SOCK_STREAM pack_sockaddr_un);
 
-# Where containerd has what is written to it and not committed: a folder for each ingest, with its
-# reference in `ref` and its content in `data`.
-my $ingests = '/var/lib/containerd/io.containerd.content.v1.content/ingest';
+my ($path, $ingests) = @ARGV;
 
 $SIG{PIPE} = 'IGNORE';
 
@@ -103,7 +103,6 @@ sub take {
     }
 }
 
-my $path = $ARGV[0];
 socket(my $socket, AF_UNIX, SOCK_STREAM, 0) or die "socket: $!\n";
 connect($socket, pack_sockaddr_un($path)) or die "cannot connect to $path: $!\n";
 
