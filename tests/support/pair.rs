@@ -63,9 +63,10 @@ impl Pair {
         let app = App::new(theme);
         let ids = Colour::BOTH.map(|colour| {
             let word = colour.name();
-            for file in ["first.bin", "second.bin", "third.bin"] {
-                app.random(file, 1_000_000);
-            }
+            app.random("first.bin", 1_000_000);
+            // Large enough to go past gRPC.
+            app.random("second.bin", 8_000_000);
+            app.random("third.bin", 1_000_000);
             app.dockerfile(&format!(
                 "FROM scratch\nCOPY first.bin /\nCOPY busybox /bin/busybox\nCOPY second.bin /\n\
                  COPY third.bin /\nENTRYPOINT [\"/bin/busybox\", \"sh\", \"-c\", \"exit {}\"]\n",
