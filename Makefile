@@ -18,7 +18,7 @@ test: ## Everything that proves the project (root or sudo; makes a lab)
 e2e: ## Of these, the loops: real Skaffold and Tilt, and what the pods answer
 	scripts/test.sh --test e2e
 
-soak: ## What make test does little of, for long: the kill test 200 times, ten minutes of fuzzing a target
+soak: ## What make test does little of, for long: the kill test 200 times, ten minutes of fuzzing a target, the tests without tunnels
 	scripts/soak.sh
 
 bench: ## Whole commands side by side with kind load (see docs/benchmarks.md)

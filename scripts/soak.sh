@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What `make test` does a little of, done for long: kindlift, its tunnels, containerds and nodes
-# killed at random moments, 200 times (see docs/reliability.md), and ten minutes of fuzzing for each
-# target.
+# killed at random moments, 200 times (see docs/reliability.md), ten minutes of fuzzing for each
+# target, and the lab's tests over the other way to the nodes.
 #
 # KINDLIFT_SOAK_RUNS says how often, KINDLIFT_SOAK_SEED repeats an earlier run's choices. The lab
 # is made first and removed at the end, unless it was up before or KEEP_LAB=1.
@@ -16,9 +16,13 @@ state=$("$lab" status) || state=down
 if grep -q '^ *down$' <<<"$state" && [[ ${KEEP_LAB-} != 1 ]]; then
   trap '"$lab" down' EXIT
 fi
-# The kill test asks for the cluster `dev` too, as all lab tests do.
-"$lab" up docker dev
+"$lab" up --all
 status=0
 cargo test --locked --test reliability || status=$?
 scripts/fuzz.sh 600 || status=$?
+# Left out: what only a tunnel can do (an engine's push straight on to the nodes, a builder that is told
+# what they have), and what chooses its way itself.
+KINDLIFT_TEST_SESSION=plain cargo test --locked --test corpus --test on_lab -- --test-threads 2 \
+  --skip bulk:: --skip builder::a_layer_that_has_moved --skip builder::what_all_nodes_have --skip export:: \
+  --skip plain:: || status=$?
 exit "$status"
