@@ -175,6 +175,26 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// Tells by the first four bytes of a blob how it is stored.
+    pub fn of(head: &[u8]) -> Self {
+        match head {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+
+    /// Returns OCI's media type of a layer that is stored so.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::None => "application/vnd.oci.image.layer.v1.tar",
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
 /// One layer of an image.
 #[derive(Debug, Clone)]
 pub struct Layer {
@@ -222,6 +242,12 @@ impl Image {
     /// Returns the ID that crictl shows: the config's digest.
     pub fn id(&self) -> ImageId {
         ImageId(self.config.digest.clone())
+    }
+
+    /// Returns the diff IDs of all layers, bottom first.
+    pub fn diff_ids(&self) -> Vec<DiffId> {
+        let diff_ids = self.layers.iter().map(|layer| layer.diff_id.clone());
+        diff_ids.collect()
     }
 
     /// Returns the chain ID of the whole stack; none for an image without layers.

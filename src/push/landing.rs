@@ -4,21 +4,22 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::engine::ImageRecord;
-use crate::error::{Error, ErrorKind, Result};
-use crate::image::{Blobs, Digest, chain_ids};
+use crate::error::{Error, ErrorKind, Result, one_line};
+use crate::image::{Blobs, ChainId, Compression, DiffId, Digest, Layer, chain_ids};
 use crate::job::Job;
 use crate::load;
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::Lease;
 use crate::node::tunnel::Tunnel;
 use crate::node::tunnel::content::{Expected, Write};
+use crate::node::tunnel::snapshot::Unpack;
 use crate::node::{Session, find};
 use crate::report::Doing;
 use crate::source::{CHUNK, Source};
@@ -27,16 +28,26 @@ use crate::source::{CHUNK, Source};
 pub(super) struct Place {
     tunnel: Tunnel,
     lease: Lease,
-    /// Whether it lacks any layer of the image.
-    lacks: bool,
+    /// The diff IDs of the image's layers, bottom first, and their chain IDs.
+    diff_ids: Arc<[DiffId]>,
+    chains: Arc<[ChainId]>,
     /// The layers that are unpacked there, bottom first: the blobs that each is known to come from.
     stack: Vec<Blobs>,
+    /// The same for the last layer, if it was the only one that was missing and is there now.
+    last: OnceLock<Blobs>,
     /// Blobs whose layers are unpacked there, and their sizes in bytes.
     unpacked: HashMap<Digest, u64>,
     sent: Arc<AtomicU64>,
+    /// Whether a blob has been taken for the last layer's.
+    tried: AtomicBool,
 }
 
 impl Place {
+    /// Tells whether the node lacks any layer of the image.
+    fn lacks(&self) -> bool {
+        self.stack.len() < self.diff_ids.len()
+    }
+
     /// Looks whether the node has a blob, or what it unpacks to. Returns its size in bytes.
     async fn find(&self, digest: &Digest) -> Result<Option<u64>> {
         if let Some(size) = self.unpacked.get(digest) {
@@ -55,11 +66,52 @@ impl Place {
             sent: Arc::clone(&self.sent),
         }
     }
+
+    /// Unpacks a blob that has landed, if only the last layer is missing and this can be it, while
+    /// the engine still pushes the image's documents. If it is not, or cannot be unpacked, nothing is
+    /// lost: staging does it anew, and tells why it cannot be done.
+    pub(super) async fn unpack_early(&self, blob: &Expected, compression: Compression) {
+        let index = self.stack.len();
+        let [diff_id] = &self.diff_ids[index..] else {
+            return;
+        };
+        let other = compression == Compression::None && blob.digest != diff_id.0;
+        if other || self.tried.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let layer = Layer {
+            digest: blob.digest.clone(),
+            size: blob.size,
+            media_type: compression.media_type().to_owned(),
+            compression,
+            diff_id: diff_id.clone(),
+            chain_id: self.chains[index].clone(),
+        };
+        let unpack = Unpack {
+            tunnel: &self.tunnel,
+            lease: &self.lease,
+            key: format!("early-{index}"),
+            layer: &layer,
+            diff_ids: &self.diff_ids,
+            index,
+        };
+        match unpack.run().await {
+            Ok(blobs) => {
+                let (node, blob) = (&self.tunnel.node().name, &blob.digest);
+                tracing::debug!(%node, %blob, "unpacked early");
+                let _ = self.last.set(blobs);
+            }
+            Err(e) => {
+                let (node, blob) = (&self.tunnel.node().name, &blob.digest);
+                tracing::debug!(%node, %blob, error = %one_line(&e), "not unpacked early");
+            }
+        }
+    }
 }
 
 /// All nodes, ready to take blobs of one image.
 pub struct Landing {
-    places: Vec<Place>,
+    places: Vec<Arc<Place>>,
     /// Per disk: what is on its way there, in bytes, packed and unpacked.
     expected: Mutex<HashMap<String, u64>>,
 }
@@ -70,23 +122,27 @@ impl Landing {
     /// # Errors
     /// A call's failure.
     pub async fn begin(nodes: Vec<(Tunnel, Lease)>, record: &ImageRecord) -> Result<Self> {
-        let chains = chain_ids(&record.diff_ids);
-        let chains: Vec<_> = chains.iter().collect();
+        let diff_ids: Arc<[DiffId]> = record.diff_ids.clone().into();
+        let chains: Arc<[ChainId]> = chain_ids(&diff_ids).into();
         let places = nodes.into_iter().map(|(tunnel, lease)| async {
             let session = Session::from(tunnel.clone());
-            let stack = inventory::unpacked(&session, &lease, &chains).await?;
-            let (there, missing) = record.diff_ids.split_at(stack.len());
+            let wanted: Vec<_> = chains.iter().collect();
+            let stack = inventory::unpacked(&session, &lease, &wanted).await?;
+            let (there, missing) = diff_ids.split_at(stack.len());
             // A layer that comes twice in one image is needed for the second time.
             let known = stack.iter().zip(there);
             let known = known.filter(|(_, diff_id)| !missing.contains(diff_id));
-            Ok::<_, Error>(Place {
+            Ok::<_, Error>(Arc::new(Place {
                 tunnel,
                 lease,
-                lacks: !missing.is_empty(),
+                diff_ids: Arc::clone(&diff_ids),
+                chains: Arc::clone(&chains),
                 unpacked: known.flat_map(|(blobs, _)| blobs.clone()).collect(),
                 stack,
+                last: OnceLock::new(),
                 sent: Arc::default(),
-            })
+                tried: AtomicBool::new(false),
+            }))
         });
         Ok(Self {
             places: try_join_all(places).await?,
@@ -104,14 +160,16 @@ impl Landing {
     }
 
     /// Returns the nodes that need a blob. One that is not named yet is needed where any layer is.
-    pub(super) async fn needing(&self, blob: Option<&Expected>) -> Result<Vec<&Place>> {
+    pub(super) async fn needing(&self, blob: Option<&Expected>) -> Result<Vec<Arc<Place>>> {
         let Some(blob) = blob else {
-            return Ok(self.places.iter().filter(|place| place.lacks).collect());
+            let lacking = self.places.iter().filter(|place| place.lacks());
+            return Ok(lacking.cloned().collect());
         };
         let found = try_join_all(self.places.iter().map(|place| place.find(&blob.digest))).await?;
         let lacking = self.places.iter().zip(found);
         let needing: Vec<_> = lacking
-            .filter_map(|(place, size)| size.is_none().then_some(place))
+            .filter(|(_, size)| size.is_none())
+            .map(|(place, _)| Arc::clone(place))
             .collect();
         for place in &needing {
             let needed = {
@@ -141,7 +199,7 @@ impl Landing {
 
     /// Tells which nodes take what the engine pushes; how much that is, nobody knows before.
     pub fn tell(&self, job: &Job) {
-        for place in self.places.iter().filter(|place| place.lacks) {
+        for place in self.places.iter().filter(|place| place.lacks()) {
             let sent = Arc::clone(&place.sent);
             let doing = Doing::Staging { sent, of: None };
             job.node(&place.tunnel.node().name, doing);
@@ -152,7 +210,12 @@ impl Landing {
     /// landed on those that lacked them.
     pub fn held(&self, landed: &HashSet<Digest>) -> Vec<Inventory> {
         let held = self.places.iter().map(|place| Inventory {
-            unpacked: place.stack.clone(),
+            unpacked: place
+                .stack
+                .iter()
+                .chain(place.last.get())
+                .cloned()
+                .collect(),
             blobs: landed.clone(),
         });
         held.collect()

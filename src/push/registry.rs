@@ -3,7 +3,7 @@
 //! Every failure is answered by 403 DENIED, also to all that comes later: the one answer at which
 //! all engines give up at once instead of trying again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::answer::{Answer, DIGEST, accepted, location, refusal, status, with};
 use super::landing::{Landed, Landing};
 use super::request::{Request, authorization};
-use super::upload::Upload;
+use super::upload::{Finished, Upload};
 use super::{REPOSITORY, TAG, Target, ports};
 use crate::engine::ImageRecord;
 use crate::error::{Error, ErrorKind, Result, one_line};
@@ -63,15 +63,20 @@ struct Shared {
     turns: Arc<Semaphore>,
     state: Mutex<State>,
     next: AtomicU64,
+    /// What waits for the nodes to be done with those uploads.
+    arrivals: tokio::sync::Mutex<JoinSet<()>>,
     /// Requests of which our side is at work; the engine waits for us then.
     busy: AtomicUsize,
     failed: CancellationToken,
+    whole: CancellationToken,
     closing: CancellationToken,
 }
 
 struct State {
     uploads: HashMap<u64, Upload>,
     kept: HashMap<Digest, Bytes>,
+    /// Uploads of which all has come, and which the nodes are still busy with.
+    arriving: HashSet<Digest>,
     /// Uploads that went to the nodes, and their sizes.
     landed: HashMap<Digest, u64>,
     manifest: Option<(Vec<u8>, String)>,
@@ -119,14 +124,17 @@ impl Registry {
             state: Mutex::new(State {
                 uploads: HashMap::new(),
                 kept: HashMap::new(),
+                arriving: HashSet::new(),
                 landed: HashMap::new(),
                 manifest: None,
                 failure: None,
                 heard: Instant::now(),
             }),
             next: AtomicU64::new(1),
+            arrivals: tokio::sync::Mutex::default(),
             busy: AtomicUsize::new(0),
             failed: CancellationToken::new(),
+            whole: CancellationToken::new(),
             closing: CancellationToken::new(),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
@@ -145,6 +153,11 @@ impl Registry {
     /// Waits until something has gone wrong on our side. From then on the engine is refused.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;
+    }
+
+    /// Waits until all of the image is here. What the engine does then is not about the image.
+    pub async fn whole(&self) {
+        self.shared.whole.cancelled().await;
     }
 
     /// Waits until the engine has said nothing for so long, while nothing kept it waiting.
@@ -199,6 +212,7 @@ impl Registry {
         self.shared.closing.cancel();
         // It has no result of its own.
         let _ = self.serving.await;
+        self.shared.arrivals.lock().await.shutdown().await;
     }
 }
 
@@ -280,7 +294,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn answer(&self, request: hyper::Request<Incoming>) -> Answer {
+    async fn answer(self: &Arc<Self>, request: hyper::Request<Incoming>) -> Answer {
         if !self.is_authorized(&request) {
             let mut answer = refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "not for you");
             let basic = HeaderValue::from_static("Basic realm=\"kindlift\"");
@@ -327,7 +341,10 @@ impl Shared {
         refusal(StatusCode::FORBIDDEN, "DENIED", &why)
     }
 
-    async fn handle(&self, request: hyper::Request<Incoming>) -> Result<Answer, Refused> {
+    async fn handle(
+        self: &Arc<Self>,
+        request: hyper::Request<Incoming>,
+    ) -> Result<Answer, Refused> {
         let uri = request.uri();
         let Some(asked) = Request::parse(request.method(), uri.path(), uri.query()) else {
             return Err(Refused::Theirs("this registry takes one image only"));
@@ -374,16 +391,41 @@ impl Shared {
     }
 
     async fn find(&self, digest: &Digest) -> Result<Option<u64>, Refused> {
+        let _busy = Busy::new(self);
+        if self.lock().arriving.contains(digest) {
+            self.have_landed().await?;
+        }
         let here = {
             let state = self.lock();
             let kept = state.kept.get(digest).map(|bytes| bytes.len() as u64);
             kept.or_else(|| state.landed.get(digest).copied())
         };
-        if here.is_some() {
-            return Ok(here);
+        match here {
+            Some(size) => Ok(Some(size)),
+            None => Ok(self.landing.find(digest).await?),
         }
-        let _busy = Busy::new(self);
-        Ok(self.landing.find(digest).await?)
+    }
+
+    /// Waits until the nodes have what has come so far.
+    async fn have_landed(&self) -> Result<(), Refused> {
+        let mut arrivals = self.arrivals.lock().await;
+        while let Some(done) = arrivals.join_next().await {
+            done.map_err(|e| Error::new(ErrorKind::Internal, "a transfer was cut off").because(e))?;
+        }
+        match self.failed.is_cancelled() {
+            true => Err(Refused::Theirs("kindlift has stopped")),
+            false => Ok(()),
+        }
+    }
+
+    /// Notes what has become of an upload of which all had come.
+    fn has_landed(&self, blob: Expected, landed: Result<()>) {
+        if let Err(e) = landed {
+            return self.fail(e);
+        }
+        let mut state = self.lock();
+        state.arriving.remove(&blob.digest);
+        state.landed.insert(blob.digest, blob.size);
     }
 
     fn upload(&self, id: u64) -> Result<Upload, Refused> {
@@ -412,7 +454,7 @@ impl Shared {
     }
 
     async fn finish(
-        &self,
+        self: &Arc<Self>,
         mut upload: Upload,
         digest: Digest,
         body: Incoming,
@@ -428,18 +470,23 @@ impl Shared {
             digest: digest.clone(),
             size: upload.size(),
         };
-        let size = blob.size;
         let _busy = Busy::new(self);
-        let kept = upload.finish(blob).await?;
-        tracing::debug!(%digest, size, kept = kept.is_some(), "the engine has uploaded a blob");
-        let mut state = self.lock();
-        match kept {
-            Some(bytes) => {
-                state.kept.insert(digest.clone(), bytes);
-            }
-            None => {
-                state.landed.insert(digest.clone(), size);
-            }
+        let Finished { kept, arrival } = upload.finish(blob.clone(), &self.landing).await?;
+        tracing::debug!(%digest, size = blob.size, "the engine has uploaded a blob");
+        if let Some(bytes) = kept {
+            self.lock().kept.insert(digest.clone(), bytes);
+        }
+        // The engine goes on meanwhile; its manifest waits for the nodes.
+        if let Some(arrival) = arrival {
+            self.lock().arriving.insert(digest.clone());
+            // The task is among what it would keep alive.
+            let shared = Arc::downgrade(self);
+            self.arrivals.lock().await.spawn(async move {
+                let landed = arrival.land().await;
+                if let Some(shared) = shared.upgrade() {
+                    shared.has_landed(blob, landed);
+                }
+            });
         }
         Ok(with(
             status(StatusCode::CREATED),
@@ -465,11 +512,15 @@ impl Shared {
             return Err(Refused::Theirs("this registry takes one image only"));
         }
         let _busy = Busy::new(self);
+        self.have_landed().await?;
         if let Err(e) = self.read(bytes.clone(), &media_type).await {
             tracing::debug!(error = %one_line(&e), media_type, "a manifest is refused");
             return Err(Refused::Theirs("this is no manifest of a whole image"));
         }
         self.lock().manifest = Some((bytes, media_type));
+        if reference == TAG {
+            self.whole.cancel();
+        }
         Ok(with(
             status(StatusCode::CREATED),
             &[

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -138,6 +138,26 @@ async fn takes_the_image_and_gives_its_layers() {
     assert!(!landed.was_short());
     let unknown = landed.open(&Digest::of(b"other")).next().await.unwrap();
     assert!(unknown.is_err() && landed.was_short());
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn the_image_is_whole_with_the_manifest_that_has_its_tag() {
+    let registry = registry().await;
+    let sample = Sample::new(b"a layer");
+    for blob in [&sample.layer, &sample.config] {
+        upload(registry.target(), blob, &Digest::of(blob)).await;
+    }
+    let digest = Digest::of(&sample.manifest);
+    // Part of an index, which would come last.
+    let by_digest = format!("PUT /v2/kindlift/load/manifests/{digest}");
+    granted(registry.target(), &by_digest, &sample.manifest).await;
+    assert!(registry.whole().now_or_never().is_none());
+    let by_tag = "PUT /v2/kindlift/load/manifests/now";
+    let done = granted(registry.target(), by_tag, &sample.manifest).await;
+    assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
+    assert!(registry.whole().now_or_never().is_some());
+    registry.pushed(&sample.record()).await.unwrap();
     registry.stop().await;
 }
 

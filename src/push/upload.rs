@@ -1,19 +1,22 @@
 //! One blob that an engine uploads, on its way to the nodes that need it.
 //!
-//! A small one is kept: it may be the image's config, and loading writes it later. A larger one
-//! goes to the nodes as it comes, no faster than the slowest of them takes it. Where the engine
-//! compresses as it uploads, nobody knows the digest before the end: the nodes are told then.
+//! A small one is kept: it may be the image's config, which loading writes later; if it is none, it
+//! goes to the nodes at its end. A larger one goes to them as it comes, no faster than the slowest of
+//! them takes it. Where the engine compresses as it uploads, nobody knows the digest before the end:
+//! the nodes are told then. How they finish, the engine does not wait for.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::future::try_join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::landing::Landing;
+use super::landing::{Landing, Place};
 use crate::error::{Error, ErrorKind, Result};
+use crate::image::{Compression, Digest};
 use crate::node::tunnel::content::{Expected, Promise};
 use crate::source::CHUNK;
 
@@ -36,14 +39,46 @@ pub(super) struct Upload {
 
 struct Flow {
     nodes: Vec<Node>,
+    compression: Compression,
 }
 
 /// The way to one node.
 struct Node {
+    place: Arc<Place>,
     pieces: mpsc::Sender<Bytes>,
     /// Where to say what it was, if that was not known before.
     tell: Option<oneshot::Sender<Expected>>,
     writing: AbortOnDropHandle<Result<()>>,
+}
+
+/// What a whole upload has come to.
+pub(super) struct Finished {
+    /// It, if it was small enough to be kept.
+    pub kept: Option<Bytes>,
+    /// Its way to the nodes, unless it is a document, which is written when the image is known.
+    pub arrival: Option<Arrival>,
+}
+
+/// A blob of which all has come, and which the nodes do not have yet.
+pub(super) struct Arrival {
+    flow: Flow,
+    blob: Expected,
+    /// Others wait for it until this one has landed.
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Arrival {
+    /// Waits until every node that lacked the blob has it; each unpacks it at once, if that is
+    /// possible.
+    ///
+    /// # Errors
+    /// A node's error; image error, if the content is not what it was said to be.
+    pub(super) async fn land(self) -> Result<()> {
+        let (blob, compression) = (&self.blob, self.flow.compression);
+        let nodes = self.flow.nodes.into_iter();
+        let landed = try_join_all(nodes.map(|node| node.end(blob, compression)));
+        landed.await.map(drop)
+    }
 }
 
 impl Upload {
@@ -93,7 +128,7 @@ impl Upload {
             return Ok(());
         }
         if self.flow.is_none() {
-            self.flow = Some(Flow::open(self.id, blob, landing).await?);
+            self.open(blob, landing).await?;
         }
         while self.buffer.len() >= CHUNK {
             self.pass_on(CHUNK).await?;
@@ -101,11 +136,12 @@ impl Upload {
         Ok(())
     }
 
-    /// Ends the upload. Returns its bytes, if it was small enough to be kept.
+    /// Ends the upload.
     ///
     /// # Errors
-    /// A node's error; image error, if the content is not what it was said to be.
-    pub(super) async fn finish(mut self, blob: Expected) -> Result<Option<Bytes>> {
+    /// A node's error; image error, if the content is not what it was said to be, as far as that
+    /// is known here.
+    pub(super) async fn finish(mut self, blob: Expected, landing: &Landing) -> Result<Finished> {
         if self.size != blob.size {
             return Err(Error::new(
                 ErrorKind::Image,
@@ -115,24 +151,42 @@ impl Upload {
                 ),
             ));
         }
+        let mut kept = None;
         if self.flow.is_none() {
-            let bytes = self.buffer.freeze();
-            let found = crate::image::Digest::of(&bytes);
+            let found = Digest::of(&self.buffer);
             if found != blob.digest {
                 return Err(Error::new(
                     ErrorKind::Image,
                     format!("what was uploaded as {} is {found}", blob.digest),
                 ));
             }
-            return Ok(Some(bytes));
+            let bytes = Bytes::copy_from_slice(&self.buffer);
+            let is_document = bytes.starts_with(b"{");
+            kept = Some(bytes);
+            if is_document {
+                return Ok(Finished {
+                    kept,
+                    arrival: None,
+                });
+            }
+            self.open(Some(&blob), landing).await?;
         }
-        if !self.buffer.is_empty() {
-            self.pass_on(self.buffer.len()).await?;
+        while !self.buffer.is_empty() {
+            self.pass_on(self.buffer.len().min(CHUNK)).await?;
         }
-        for node in self.flow.into_iter().flat_map(|flow| flow.nodes) {
-            node.end(&blob).await?;
-        }
-        Ok(None)
+        let arrival = self.flow.map(|flow| Arrival {
+            flow,
+            blob,
+            _turn: self.turn,
+        });
+        Ok(Finished { kept, arrival })
+    }
+
+    /// Opens its flow; `blob` is what it will be, if that is known.
+    async fn open(&mut self, blob: Option<&Expected>, landing: &Landing) -> Result<()> {
+        let compression = Compression::of(&self.buffer[..self.buffer.len().min(4)]);
+        self.flow = Some(Flow::open(self.id, blob, compression, landing).await?);
+        Ok(())
     }
 
     async fn pass_on(&mut self, len: usize) -> Result<()> {
@@ -151,7 +205,12 @@ impl Upload {
 }
 
 impl Flow {
-    async fn open(id: u64, blob: Option<&Expected>, landing: &Landing) -> Result<Self> {
+    async fn open(
+        id: u64,
+        blob: Option<&Expected>,
+        compression: Compression,
+        landing: &Landing,
+    ) -> Result<Self> {
         let places = landing.needing(blob).await?;
         let nodes = places.into_iter().map(|place| {
             let (pieces, queue) = mpsc::channel(QUEUE);
@@ -165,6 +224,7 @@ impl Flow {
             let write = place.write(format!("push-{id}"));
             let blob = ReceiverStream::new(queue).map(Ok).boxed();
             Node {
+                place,
                 pieces,
                 tell,
                 writing: AbortOnDropHandle::new(tokio::spawn(write.run(blob, promise))),
@@ -172,21 +232,21 @@ impl Flow {
         });
         Ok(Self {
             nodes: nodes.collect(),
+            compression,
         })
     }
 }
 
 impl Node {
-    async fn end(self, blob: &Expected) -> Result<()> {
+    async fn end(self, blob: &Expected, compression: Compression) -> Result<()> {
         drop(self.pieces);
         if let Some(tell) = self.tell {
             // Nobody listens after a failure, which comes next.
             let _ = tell.send(blob.clone());
         }
-        match self.writing.await {
-            Ok(written) => written,
-            Err(e) => Err(cut_off(e)),
-        }
+        self.writing.await.map_err(cut_off)??;
+        self.place.unpack_early(blob, compression).await;
+        Ok(())
     }
 
     async fn failure(&mut self) -> Error {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
 use crate::contract::Naming;
@@ -168,24 +170,33 @@ async fn push(
         let landing = Landing::begin(nodes, &delivery.record);
         let landing = Arc::new(job.cancel.unless(landing).await?);
         landing.tell(job);
-        let (image, landed) = match receive(job, engine, &landing, &delivery.record).await? {
-            Ok(received) => received,
+        let registry = match Registry::start(Arc::clone(&landing)).await {
+            Ok(registry) => registry,
             Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
         };
-        clock.end("push", began);
-        let held = landing.held(landed.on_nodes());
-        for (node, held) in leased.iter_mut().zip(held) {
-            node.before = Some(held);
-        }
-        let landed = Arc::new(landed);
-        let source = Arc::clone(&landed) as Arc<dyn Source>;
-        let load = delivery.load(Arc::new(image), source)?;
-        match load::load_under(job, to.cluster, &leased, &load, clock).await {
-            Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
-                Ok(Pushed::Short(one_line(&e).to_string()))
+        let load = async |received: Received| {
+            let (image, landed) = match received? {
+                Ok(received) => received,
+                Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
+            };
+            clock.end("push", began);
+            let held = landing.held(landed.on_nodes());
+            for (node, held) in leased.iter_mut().zip(held) {
+                node.before = Some(held);
             }
-            other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
-        }
+            let landed = Arc::new(landed);
+            let source = Arc::clone(&landed) as Arc<dyn Source>;
+            let load = delivery.load(Arc::new(image), source)?;
+            match load::load_under(job, to.cluster, &leased, &load, clock).await {
+                Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
+                    Ok(Pushed::Short(one_line(&e).to_string()))
+                }
+                other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
+            }
+        };
+        let done = receive(job, engine, &registry, &delivery.record, load).await;
+        registry.stop().await;
+        done
     };
     let done = done.await;
     let failed = !matches!(done, Ok(Pushed::Loaded(_)));
@@ -193,18 +204,19 @@ async fn push(
     done
 }
 
-/// Receives what the engine pushes. The inner error is the engine's, for which there is another
-/// way; the outer one is ours, a node's or the user's.
-async fn receive(
+/// What the engine has pushed. The inner error is the engine's, for which there is another way;
+/// the outer one is ours, a node's or the user's.
+type Received = Result<Result<(Image, Landed)>>;
+
+/// Receives what the engine pushes and hands it on as soon as it is whole; how the engine puts its
+/// own things in order then is waited for, but only at the end.
+async fn receive<T>(
     job: &Job,
     engine: &Engine,
-    landing: &Arc<Landing>,
+    registry: &Registry,
     record: &ImageRecord,
-) -> Result<Result<(Image, Landed)>> {
-    let registry = match Registry::start(Arc::clone(landing)).await {
-        Ok(registry) => registry,
-        Err(e) => return Ok(Err(e)),
-    };
+    then: impl AsyncFnOnce(Received) -> Result<T>,
+) -> Result<T> {
     job.step(|| {
         format!(
             "letting {} push {} to 127.0.0.1:{}",
@@ -214,35 +226,51 @@ async fn receive(
         )
     });
     let silent = Cell::new(false);
+    let over = CancellationToken::new();
     let stop = async {
         tokio::select! {
             () = job.cancel.cancelled() => {}
             () = registry.silent(job.silence) => silent.set(true),
-            // It is refused now and gives up by itself.
+            // It is refused now, or has all it asked for, and ends by itself.
             () = registry.failed() => tokio::time::sleep(REFUSED).await,
+            () = over.cancelled() => tokio::time::sleep(REFUSED).await,
         }
     };
-    let pushed = engine.push_to(record, registry.target(), stop).await;
-    let failure = registry.failure();
-    let received = if job.cancel.is_cancelled() {
-        Err(job.cancel.error())
-    } else if let Some(failure) = failure {
-        Err(failure)
-    } else if silent.get() {
-        Err(Error::new(
-            ErrorKind::Image,
-            format!("the push has said nothing for {} s", job.silence.as_secs()),
-        )
-        .because(engine.describe())
-        .hint("give it longer with --silence-timeout"))
-    } else {
-        match pushed {
-            Ok(()) => Ok(job.cancel.unless(registry.pushed(record)).await),
-            Err(e) => Ok(Err(e)),
+    let (tell, told) = oneshot::channel();
+    let pushing = async {
+        if let Err(Err(e)) = tell.send(engine.push_to(record, registry.target(), stop).await) {
+            // What it was to push is here all the same; a name that it keeps the next run removes.
+            tracing::debug!(error = %one_line(&e), "a push failed once it was over");
         }
     };
-    registry.stop().await;
-    received
+    let handing_on = async {
+        let ended = tokio::select! {
+            biased;
+            () = registry.whole() => Ok(()),
+            ended = told => ended.expect("the push tells how it ended"),
+        };
+        let received = if job.cancel.is_cancelled() {
+            Err(job.cancel.error())
+        } else if let Some(failure) = registry.failure() {
+            Err(failure)
+        } else if silent.get() {
+            Err(Error::new(
+                ErrorKind::Image,
+                format!("the push has said nothing for {} s", job.silence.as_secs()),
+            )
+            .because(engine.describe())
+            .hint("give it longer with --silence-timeout"))
+        } else {
+            match ended {
+                Ok(()) => Ok(job.cancel.unless(registry.pushed(record)).await),
+                Err(e) => Ok(Err(e)),
+            }
+        };
+        let done = then(received).await;
+        over.cancel();
+        done
+    };
+    tokio::join!(pushing, handing_on).1
 }
 
 /// Exports the image, or the one that has taken its name.

@@ -141,6 +141,67 @@ fn layers_that_others_brought_are_known_from_then_on() {
     lab::proven(&cluster.nodes, &[app.on_node("dev")]);
 }
 
+/// What the log says of a layer that is unpacked before the engine is done, and of what was taken for it.
+const EARLY: &str = ": unpacked early ";
+const NOT_EARLY: &str = ": not unpacked early ";
+
+/// Loads the app's image as the engine pushes it; tells how many nodes said each of those.
+fn told_early(app: &App, engine: Engine, cluster: &Cluster) -> (usize, usize) {
+    let mut kindlift = lab::kindlift();
+    engine.point(&mut kindlift, Api::Unused);
+    kindlift
+        .env("KINDLIFT_EXPORT", "push")
+        .env("KINDLIFT_LOG", "kindlift=debug")
+        .args(["load", &app.tag("dev"), "--cluster", &cluster.name]);
+    let run = run::run(&mut kindlift)
+        .expect(0)
+        .never_says("trying again")
+        .never_says("saving");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    for node in &cluster.nodes {
+        assert!(lab::leases(node).is_empty(), "{node} keeps a lease");
+    }
+    let count = |words| run.stderr.matches(words).count();
+    (count(EARLY), count(NOT_EARLY))
+}
+
+#[test]
+fn a_lone_layer_is_unpacked_while_the_engine_is_busy() {
+    let cluster = Cluster::new("early", 1, &[]);
+    for engine in ALL {
+        let app = App::new("early");
+        build(&app, engine);
+        // Of several layers it is not known which is which.
+        assert_eq!(told_early(&app, engine, &cluster), (0, 0), "{engine:?}");
+        for size in [1_000, 2_000_000, 6_000_000] {
+            app.random("app.bin", size);
+            build(&app, engine);
+            assert_eq!(told_early(&app, engine, &cluster), (2, 0), "{engine:?}");
+        }
+        engine.forget(&app.name);
+        engine.forget(&format!("docker.io/{}", app.name));
+    }
+}
+
+/// Layers that others have brought are pushed once more, compressed: one of them comes first.
+#[test]
+fn another_layer_taken_for_the_lone_one_does_no_harm() {
+    let cluster = Cluster::new("mistaken", 0, &[]);
+    let app = App::new("mistaken");
+    let engine = Engine::Overlay2;
+    build(&app, engine);
+    let archive = app.path("image.tar").to_string_lossy().into_owned();
+    let tag = app.tag("dev");
+    run::run(engine.command().args(["save", "--output", &archive, &tag])).expect(0);
+    let kind = ["load", "image-archive", &archive, "--name", &cluster.name];
+    run::run(lab::program("kind").args(kind)).expect(0);
+    std::fs::remove_file(&archive).unwrap();
+    app.random("app.bin", 20_000_000);
+    build(&app, engine);
+    assert_eq!(told_early(&app, engine, &cluster), (0, 1));
+    engine.forget(&app.name);
+}
+
 #[test]
 fn a_layer_that_comes_once_more_is_sent_once_more() {
     let cluster = Cluster::new("twice", 0, &[]);

@@ -10,7 +10,9 @@ use super::store::{NO_TOOL, Store, clean};
 use crate::error::Result;
 use crate::image::choose::not_for;
 use crate::image::validate::mismatched;
-use crate::image::{AGAIN, Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, json, refused};
+use crate::image::{
+    AGAIN, Compression, Digest, Image, MAX_CONFIG, MAX_MANIFEST, Platform, json, refused,
+};
 use crate::reference::Reference;
 use crate::source::spool::{Extent, FileBlobs};
 
@@ -83,13 +85,14 @@ pub(super) fn read(
     let mut layers = Vec::new();
     for (path, diff_id) in paths.iter().zip(&diff_ids) {
         let extent = store.follow(path)?;
-        let (media_type, digest) = match compression(&extent) {
+        let compression = compression(&extent);
+        let digest = match compression {
             // Its digest is its diff ID; that the content agrees is checked where it goes.
-            None => ("application/vnd.oci.image.layer.v1.tar", diff_id.parse()?),
-            Some(media_type) => (media_type, digest_of(&extent)?),
+            Compression::None => diff_id.parse()?,
+            Compression::Gzip | Compression::Zstd => digest_of(&extent)?,
         };
         layers.push(serde_json::json!({
-            "mediaType": media_type,
+            "mediaType": compression.media_type(),
             "digest": digest,
             "size": extent.len,
         }));
@@ -123,14 +126,12 @@ fn digest_in(path: &str) -> Option<Digest> {
 }
 
 /// Tells how a layer is compressed, by its first bytes: docker-archives do not say.
-fn compression(extent: &Extent) -> Option<&'static str> {
-    let mut magic = [0; 4];
+fn compression(extent: &Extent) -> Compression {
+    let mut head = [0; 4];
     let len = usize::try_from(extent.len.min(4)).unwrap_or(0);
-    extent.read_exact_at(&mut magic[..len], 0).ok()?;
-    match &magic[..len] {
-        [0x1f, 0x8b, ..] => Some("application/vnd.oci.image.layer.v1.tar+gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("application/vnd.oci.image.layer.v1.tar+zstd"),
-        _ => None,
+    match extent.read_exact_at(&mut head[..len], 0) {
+        Ok(()) => Compression::of(&head[..len]),
+        Err(_) => Compression::None,
     }
 }
 

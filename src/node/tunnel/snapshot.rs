@@ -13,13 +13,13 @@ use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, Info, Kind, ListSnapshotsRequest, PrepareSnapshotRequest,
     RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest,
 };
-use containerd_client::tonic::Response;
+use containerd_client::tonic::{Request, Response};
 use containerd_client::types::{Descriptor, Mount};
 use futures_util::future::try_join_all;
 
 use super::Tunnel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{AGAIN, Blobs, ChainId, Image, Layer, refused, wrong_diff_id};
+use crate::image::{AGAIN, Blobs, ChainId, DiffId, Layer, chain_ids, refused, wrong_diff_id};
 use crate::node::Failure;
 use crate::node::lease::{Held, Lease};
 
@@ -138,88 +138,69 @@ pub(super) async fn note(tunnel: &Tunnel, layer: &Layer) -> Result<(), Failure> 
     }
 }
 
-/// Unpacks one layer, whose blob is there: Prepare, Apply, compare the diff ID, Commit.
-///
-/// # Errors
-/// Image error, if the layer's content is not what the config says; load error otherwise.
-pub(super) async fn unpack(
-    tunnel: &Tunnel,
-    lease: &Lease,
-    image: &Image,
-    index: usize,
-) -> Result<()> {
-    let layer = &image.layers[index];
-    let snapshotter = tunnel.facts().snapshotter.clone();
-    let key = format!("{}-extract-{index}", lease.id);
-    let parent = match index.checked_sub(1) {
-        Some(below) => image.layers[below].chain_id.to_string(),
-        None => String::new(),
-    };
-    let mut snapshots = SnapshotsClient::new(tunnel.channel());
-    let request = tunnel.request(
-        PrepareSnapshotRequest {
-            snapshotter: snapshotter.clone(),
-            key: key.clone(),
-            parent,
-            labels: HashMap::new(),
-        },
-        Some(&lease.id),
-    );
-    let what = format!("preparing layer {}", index + 1);
-    let mounts = tunnel.call(&what, snapshots.prepare(request)).await?.mounts;
-    let raw = apply(tunnel, lease, image, index, mounts).await?;
-    let mut blobs = Blobs::from([(layer.diff_id.0.clone(), raw)]);
-    blobs.insert(layer.digest.clone(), layer.size);
-    let request = tunnel.request(
-        CommitSnapshotRequest {
-            snapshotter: snapshotter.clone(),
-            name: layer.chain_id.to_string(),
-            key: key.clone(),
-            labels: labels(&blobs),
-        },
-        Some(&lease.id),
-    );
-    let what = format!("committing layer {}", index + 1);
-    match tunnel
-        .call_within(deadline(layer.size), &what, snapshots.commit(request))
-        .await
-    {
-        Ok(_) => Ok(()),
-        // Another loader was quicker. Ours goes, theirs is held.
-        Err(failure) if failure.already_exists() => {
-            let request = tunnel.request(
-                RemoveSnapshotRequest {
-                    snapshotter: snapshotter.clone(),
-                    key,
-                },
-                Some(&lease.id),
-            );
-            tunnel
-                .call("removing a spare snapshot", snapshots.remove(request))
-                .await?;
-            tunnel
-                .hold(lease, &[Held::Snapshot(&layer.chain_id)])
-                .await?;
-            match find(tunnel, &layer.chain_id).await? {
-                Some(_) => Ok(()),
-                None => Err(failure.into()),
-            }
-        }
-        Err(failure) => Err(failure.into()),
-    }
+/// One layer to unpack on one node, whose blob is there.
+pub(crate) struct Unpack<'a> {
+    /// The node.
+    pub tunnel: &'a Tunnel,
+    /// What holds the layer there.
+    pub lease: &'a Lease,
+    /// What tells this attempt from others under the same lease.
+    pub key: String,
+    /// The layer.
+    pub layer: &'a Layer,
+    /// The diff IDs of all layers of its image, bottom first.
+    pub diff_ids: &'a [DiffId],
+    /// Where it is among them.
+    pub index: usize,
 }
 
-/// Applies a layer's blob to the mounts and compares the diff ID. Returns the uncompressed size.
-async fn apply(
-    tunnel: &Tunnel,
-    lease: &Lease,
-    image: &Image,
-    index: usize,
-    mounts: Vec<Mount>,
-) -> Result<u64> {
-    let layer = &image.layers[index];
-    let request = tunnel.request(
-        ApplyRequest {
+impl Unpack<'_> {
+    /// Unpacks it: Prepare, Apply, compare the diff ID, Commit. Returns the blobs that it is known
+    /// to come from now.
+    ///
+    /// # Errors
+    /// Image error, if the layer's content is not what the config says; load error otherwise.
+    pub async fn run(&self) -> Result<Blobs> {
+        let (tunnel, layer) = (self.tunnel, self.layer);
+        let key = format!("{}-{}", self.lease.id, self.key);
+        let mounts = self.prepare(&key).await?;
+        let raw = self.apply(mounts).await?;
+        let mut blobs = Blobs::from([(layer.diff_id.0.clone(), raw)]);
+        blobs.insert(layer.digest.clone(), layer.size);
+        match self.commit(&key, &blobs).await {
+            Ok(()) => Ok(blobs),
+            // Another loader was quicker. Ours goes, theirs is held.
+            Err(failure) if failure.already_exists() => {
+                self.remove(key).await?;
+                tunnel
+                    .hold(self.lease, &[Held::Snapshot(&layer.chain_id)])
+                    .await?;
+                find(tunnel, &layer.chain_id)
+                    .await?
+                    .ok_or_else(|| failure.into())
+            }
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn prepare(&self, key: &str) -> Result<Vec<Mount>, Failure> {
+        let below = chain_ids(&self.diff_ids[..self.index]).pop();
+        let request = self.request(PrepareSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            key: key.to_owned(),
+            parent: below.map_or_else(String::new, |below| below.to_string()),
+            labels: HashMap::new(),
+        });
+        let what = format!("preparing layer {}", self.index + 1);
+        let mut client = SnapshotsClient::new(self.tunnel.channel());
+        let prepared = self.tunnel.call(&what, client.prepare(request)).await?;
+        Ok(prepared.mounts)
+    }
+
+    /// Applies the blob to the mounts and compares the diff ID. Returns the uncompressed size.
+    async fn apply(&self, mounts: Vec<Mount>) -> Result<u64> {
+        let (layer, index) = (self.layer, self.index);
+        let request = self.request(ApplyRequest {
             diff: Some(Descriptor {
                 media_type: layer.media_type.clone(),
                 digest: layer.digest.to_string(),
@@ -228,35 +209,69 @@ async fn apply(
             }),
             mounts,
             ..ApplyRequest::default()
-        },
-        Some(&lease.id),
-    );
-    let mut client = DiffClient::new(tunnel.channel());
-    let what = format!("unpacking layer {}", index + 1);
-    let applied = tunnel
-        .call_within(deadline(layer.size * 4), &what, client.apply(request))
-        .await
-        .map_err(|failure| match damaged(&failure.text) {
-            true => refused(format!("layer {} cannot be unpacked", index + 1))
-                .because(failure.text)
-                .hint(AGAIN),
-            false => failure.into(),
-        })?
-        .applied
-        .unwrap_or_default();
-    if applied.digest == layer.diff_id.to_string() {
-        return Ok(applied.size.cast_unsigned());
-    }
-    match applied.digest.parse() {
-        Ok(found) => {
-            let diff_ids: Vec<_> = image.layers.iter().map(|l| l.diff_id.clone()).collect();
-            Err(wrong_diff_id(index, &diff_ids, &found))
+        });
+        let mut client = DiffClient::new(self.tunnel.channel());
+        let what = format!("unpacking layer {}", index + 1);
+        let applied = self
+            .tunnel
+            .call_within(deadline(layer.size * 4), &what, client.apply(request))
+            .await
+            .map_err(|failure| match damaged(&failure.text) {
+                true => refused(format!("layer {} cannot be unpacked", index + 1))
+                    .because(failure.text)
+                    .hint(AGAIN),
+                false => failure.into(),
+            })?
+            .applied
+            .unwrap_or_default();
+        if applied.digest == layer.diff_id.to_string() {
+            return Ok(applied.size.cast_unsigned());
         }
-        Err(e) => Err(Error::new(
-            ErrorKind::Load,
-            format!("node {}: {what} gave no digest", tunnel.node().name),
-        )
-        .because(e)),
+        match applied.digest.parse() {
+            Ok(found) => Err(wrong_diff_id(index, self.diff_ids, &found)),
+            Err(e) => Err(Error::new(
+                ErrorKind::Load,
+                format!("node {}: {what} gave no digest", self.tunnel.node().name),
+            )
+            .because(e)),
+        }
+    }
+
+    async fn commit(&self, key: &str, blobs: &Blobs) -> Result<(), Failure> {
+        let request = self.request(CommitSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            name: self.layer.chain_id.to_string(),
+            key: key.to_owned(),
+            labels: labels(blobs),
+        });
+        let what = format!("committing layer {}", self.index + 1);
+        let mut client = SnapshotsClient::new(self.tunnel.channel());
+        let commit = client.commit(request);
+        let committed = self
+            .tunnel
+            .call_within(deadline(self.layer.size), &what, commit);
+        committed.await.map(drop)
+    }
+
+    async fn remove(&self, key: String) -> Result<(), Failure> {
+        let request = self.request(RemoveSnapshotRequest {
+            snapshotter: self.snapshotter(),
+            key,
+        });
+        let mut client = SnapshotsClient::new(self.tunnel.channel());
+        let what = "removing a spare snapshot";
+        self.tunnel
+            .call(what, client.remove(request))
+            .await
+            .map(drop)
+    }
+
+    fn snapshotter(&self) -> String {
+        self.tunnel.facts().snapshotter.clone()
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        self.tunnel.request(message, Some(&self.lease.id))
     }
 }
 

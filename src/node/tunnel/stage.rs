@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::content::{Expected, Promise, Write};
+use super::snapshot::Unpack;
 use super::{Tunnel, snapshot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Digest, Document, Image};
@@ -68,6 +69,7 @@ impl Tunnel {
                 Ok::<_, Error>(())
             });
         }
+        let diff_ids = image.diff_ids();
         let unpack = async {
             for (i, layer) in image
                 .layers
@@ -81,7 +83,15 @@ impl Tunnel {
                 {
                     return Ok(());
                 }
-                snapshot::unpack(self, lease, image, i).await?;
+                let unpack = Unpack {
+                    tunnel: self,
+                    lease,
+                    key: format!("extract-{i}"),
+                    layer,
+                    diff_ids: &diff_ids,
+                    index: i,
+                };
+                unpack.run().await?;
             }
             Ok::<_, Error>(())
         };
