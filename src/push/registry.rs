@@ -511,6 +511,7 @@ impl Shared {
         if reference != TAG && reference != digest.as_str() {
             return Err(Refused::Theirs("this registry takes one image only"));
         }
+        tracing::debug!(%digest, "the engine has uploaded a manifest");
         let _busy = Busy::new(self);
         self.have_landed().await?;
         if let Err(e) = self.read(bytes.clone(), &media_type).await {

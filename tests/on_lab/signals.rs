@@ -179,7 +179,7 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
     // No name has moved, and what is there is held by a lease that tells whose it was.
     assert_eq!(lab::proven(&cluster.nodes, &names), old);
     for node in &cluster.nodes {
-        assert_eq!(lab::leases(node).len(), 1, "{node}");
+        assert!(!lab::leases(node).is_empty(), "{node}");
         run::wait_until("the relay is gone", Duration::from_secs(10), || {
             let processes = lab::exec(node, &["ps", "-eo", "args"]).expect(0);
             !processes.stdout.contains("perl -e")

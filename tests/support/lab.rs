@@ -563,8 +563,9 @@ pub fn leases(node: &str) -> BTreeSet<String> {
 /// Waits, on a node, for the moment in which a blob is on its way there.
 #[track_caller]
 pub fn wait_for_transfer(node: &str) {
+    // What comes first, by ctr, is small: names that hold something.
     let script = "for i in $(seq 2000); do \
-        ctr -n k8s.io content active | grep -q kindlift- && exit 0; done; exit 1";
+        ctr -n k8s.io content active | grep -q ' MiB' && exit 0; done; exit 1";
     exec(node, &["sh", "-c", script]).expect(0);
 }
 
