@@ -19,6 +19,8 @@ pub struct Inventory {
     pub unpacked: Vec<Blobs>,
     /// Digests of layer blobs that are there though their chain is not.
     pub blobs: HashSet<Digest>,
+    /// Whether config and manifest are there, with the labels that staging gives them.
+    pub documents: bool,
 }
 
 impl Inventory {
@@ -64,6 +66,7 @@ pub async fn inventory(
     Ok(Inventory {
         unpacked,
         blobs: blobs.into_iter().cloned().collect(),
+        documents: false,
     })
 }
 
@@ -83,11 +86,16 @@ async fn still_there(
     };
     let blobs = above.iter().map(|layer| &layer.digest);
     let blobs: Vec<&Digest> = blobs.filter(|blob| before.blobs.contains(blob)).collect();
-    let (unpacked, there) = tokio::try_join!(top, present(session, &blobs))?;
-    let whole = unpacked && there.len() == blobs.len();
+    let mut wanted = blobs.clone();
+    if before.documents {
+        wanted.extend([&image.config.digest, &image.manifest.digest]);
+    }
+    let (unpacked, there) = tokio::try_join!(top, present(session, &wanted))?;
+    let whole = unpacked && there.len() == wanted.len();
     Ok(whole.then(|| Inventory {
         unpacked: before.unpacked.clone(),
         blobs: blobs.into_iter().cloned().collect(),
+        documents: before.documents,
     }))
 }
 

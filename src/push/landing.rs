@@ -12,7 +12,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use crate::engine::ImageRecord;
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::image::{Blobs, ChainId, Compression, DiffId, Digest, Layer, chain_ids};
+use crate::image::{Blobs, ChainId, Compression, DiffId, Digest, Image, Layer, chain_ids};
 use crate::job::Job;
 use crate::load;
 use crate::node::inventory::{self, Inventory};
@@ -40,6 +40,8 @@ pub(super) struct Place {
     sent: Arc<AtomicU64>,
     /// Whether a blob has been taken for the last layer's.
     tried: AtomicBool,
+    /// Whether config and manifest are there.
+    documents: AtomicBool,
 }
 
 impl Place {
@@ -142,6 +144,7 @@ impl Landing {
                 last: OnceLock::new(),
                 sent: Arc::default(),
                 tried: AtomicBool::new(false),
+                documents: AtomicBool::new(false),
             }))
         });
         Ok(Self {
@@ -186,6 +189,19 @@ impl Landing {
         Ok(needing)
     }
 
+    /// Writes the image's config and manifest to every node.
+    pub(super) async fn write_documents(&self, image: &Image) -> Result<()> {
+        let writes = self.places.iter().map(|place| async {
+            let written = place
+                .tunnel
+                .write_documents(&place.lease, image, &place.sent);
+            written.await?;
+            place.documents.store(true, Ordering::Relaxed);
+            Ok::<_, Error>(())
+        });
+        try_join_all(writes).await.map(drop)
+    }
+
     /// Reads a small blob that every node has.
     pub(super) async fn read(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
         match self.places.first() {
@@ -217,6 +233,7 @@ impl Landing {
                 .cloned()
                 .collect(),
             blobs: landed.clone(),
+            documents: place.documents.load(Ordering::Relaxed),
         });
         held.collect()
     }

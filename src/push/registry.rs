@@ -513,11 +513,24 @@ impl Shared {
         }
         tracing::debug!(%digest, "the engine has uploaded a manifest");
         let _busy = Busy::new(self);
-        self.have_landed().await?;
-        if let Err(e) = self.read(bytes.clone(), &media_type).await {
+        let refused = |e: Error| {
             tracing::debug!(error = %one_line(&e), media_type, "a manifest is refused");
-            return Err(Refused::Theirs("this is no manifest of a whole image"));
+            Refused::Theirs("this is no manifest of a whole image")
+        };
+        let config = Image::config_of(&bytes).map_err(refused)?;
+        if !self.lock().kept.contains_key(&config) {
+            // It was too large to be kept: a node has it.
+            self.have_landed().await?;
         }
+        let image = self.read(bytes.clone(), &media_type).await;
+        let image = image.map_err(refused)?;
+        let documents = async {
+            if reference == TAG {
+                self.landing.write_documents(&image).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(self.have_landed(), documents)?;
         self.lock().manifest = Some((bytes, media_type));
         if reference == TAG {
             self.whole.cancel();

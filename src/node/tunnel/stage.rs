@@ -112,7 +112,12 @@ impl Tunnel {
         let unknown = known.filter(|(layer, blobs)| !blobs.contains_key(&layer.digest));
         let notes = try_join_all(unknown.map(|(layer, _)| snapshot::note(self, layer)));
         let notes = async { notes.await.map_err(Error::from) };
-        let documents = write_documents(self, lease, image, sent);
+        let documents = async {
+            if inventory.documents {
+                return Ok(());
+            }
+            self.write_documents(lease, image, sent).await
+        };
         // What did not arrive is no error of `unpack`: the transfer says why.
         tokio::try_join!(unpack, transfer, notes, documents)?;
         let sent = sent.load(Ordering::Relaxed);
@@ -121,41 +126,41 @@ impl Tunnel {
             skipped: image.size().saturating_sub(sent),
         })
     }
-}
 
-/// Writes config and manifest with the labels that keep the image alive once it has a name.
-async fn write_documents(
-    tunnel: &Tunnel,
-    lease: &Lease,
-    image: &Image,
-    sent: &Arc<AtomicU64>,
-) -> Result<()> {
-    let mut config = HashMap::new();
-    if let Some(top) = image.top() {
-        let key = format!(
-            "containerd.io/gc.ref.snapshot.{}",
-            tunnel.facts().snapshotter
-        );
-        config.insert(key, top.to_string());
-    }
-    let mut manifest = HashMap::from([(
-        "containerd.io/gc.ref.content.config".to_owned(),
-        image.config.digest.to_string(),
-    )]);
-    if !tunnel.facts().discard {
-        for (i, layer) in image.layers.iter().enumerate() {
-            let key = format!("containerd.io/gc.ref.content.l.{i}");
-            manifest.insert(key, layer.digest.to_string());
+    /// Writes config and manifest with the labels that keep the image alive once it has a name.
+    ///
+    /// # Errors
+    /// Load error.
+    pub(crate) async fn write_documents(
+        &self,
+        lease: &Lease,
+        image: &Image,
+        sent: &Arc<AtomicU64>,
+    ) -> Result<()> {
+        let mut config = HashMap::new();
+        if let Some(top) = image.top() {
+            let key = format!("containerd.io/gc.ref.snapshot.{}", self.facts().snapshotter);
+            config.insert(key, top.to_string());
         }
+        let mut manifest = HashMap::from([(
+            "containerd.io/gc.ref.content.config".to_owned(),
+            image.config.digest.to_string(),
+        )]);
+        if !self.facts().discard {
+            for (i, layer) in image.layers.iter().enumerate() {
+                let key = format!("containerd.io/gc.ref.content.l.{i}");
+                manifest.insert(key, layer.digest.to_string());
+            }
+        }
+        tokio::try_join!(
+            write_document(self, lease, &image.config, config, sent),
+            write_document(self, lease, &image.manifest, manifest, sent)
+        )?;
+        Ok(())
     }
-    tokio::try_join!(
-        write_document(tunnel, lease, &image.config, config, sent),
-        write_document(tunnel, lease, &image.manifest, manifest, sent)
-    )?;
-    Ok(())
 }
 
-/// Writes one of them; one that is there gets the lease and the labels.
+/// Writes one of both; one that is there gets the lease and the labels.
 async fn write_document(
     tunnel: &Tunnel,
     lease: &Lease,
