@@ -565,7 +565,7 @@ pub fn leases(node: &str) -> BTreeSet<String> {
 pub fn wait_for_transfer(node: &str) {
     // What comes first, by ctr, is small: names that hold something.
     let script = "for i in $(seq 2000); do \
-        ctr -n k8s.io content active | grep -q ' MiB' && exit 0; done; exit 1";
+        ctr -n k8s.io content active | grep -q '[0-9]MB' && exit 0; done; exit 1";
     exec(node, &["sh", "-c", script]).expect(0);
 }
 
