@@ -40,8 +40,6 @@ pub(super) struct Place {
     sent: Arc<AtomicU64>,
     /// Whether a blob has been taken for the last layer's.
     tried: AtomicBool,
-    /// Whether config and manifest are there.
-    documents: AtomicBool,
 }
 
 impl Place {
@@ -94,17 +92,17 @@ impl Place {
             lease: &self.lease,
             key: format!("early-{index}"),
             layer: &layer,
+            below: self.chains[..index].last(),
             diff_ids: &self.diff_ids,
             index,
         };
+        let (node, blob) = (&self.tunnel.node().name, &blob.digest);
         match unpack.run().await {
             Ok(blobs) => {
-                let (node, blob) = (&self.tunnel.node().name, &blob.digest);
                 tracing::debug!(%node, %blob, "unpacked early");
                 let _ = self.last.set(blobs);
             }
             Err(e) => {
-                let (node, blob) = (&self.tunnel.node().name, &blob.digest);
                 tracing::debug!(%node, %blob, error = %one_line(&e), "not unpacked early");
             }
         }
@@ -116,6 +114,8 @@ pub struct Landing {
     places: Vec<Arc<Place>>,
     /// Per disk: what is on its way there, in bytes, packed and unpacked.
     expected: Mutex<HashMap<String, u64>>,
+    /// Whether every node has the image's config and manifest.
+    documents: AtomicBool,
 }
 
 impl Landing {
@@ -144,12 +144,12 @@ impl Landing {
                 last: OnceLock::new(),
                 sent: Arc::default(),
                 tried: AtomicBool::new(false),
-                documents: AtomicBool::new(false),
             }))
         });
         Ok(Self {
             places: try_join_all(places).await?,
             expected: Mutex::default(),
+            documents: AtomicBool::new(false),
         })
     }
 
@@ -191,15 +191,13 @@ impl Landing {
 
     /// Writes the image's config and manifest to every node.
     pub(super) async fn write_documents(&self, image: &Image) -> Result<()> {
-        let writes = self.places.iter().map(|place| async {
-            let written = place
-                .tunnel
-                .write_documents(&place.lease, image, &place.sent);
-            written.await?;
-            place.documents.store(true, Ordering::Relaxed);
-            Ok::<_, Error>(())
+        let writes = self.places.iter().map(|place| {
+            let Place { lease, sent, .. } = &**place;
+            place.tunnel.write_documents(lease, image, sent)
         });
-        try_join_all(writes).await.map(drop)
+        try_join_all(writes).await?;
+        self.documents.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Reads a small blob that every node has.
@@ -233,7 +231,7 @@ impl Landing {
                 .cloned()
                 .collect(),
             blobs: landed.clone(),
-            documents: place.documents.load(Ordering::Relaxed),
+            documents: self.documents.load(Ordering::Relaxed),
         });
         held.collect()
     }

@@ -79,7 +79,7 @@ struct State {
     arriving: HashSet<Digest>,
     /// Uploads that went to the nodes, and their sizes.
     landed: HashMap<Digest, u64>,
-    manifest: Option<(Vec<u8>, String)>,
+    image: Option<Image>,
     failure: Option<Error>,
     heard: Instant,
 }
@@ -126,7 +126,7 @@ impl Registry {
                 kept: HashMap::new(),
                 arriving: HashSet::new(),
                 landed: HashMap::new(),
-                manifest: None,
+                image: None,
                 failure: None,
                 heard: Instant::now(),
             }),
@@ -178,20 +178,17 @@ impl Registry {
         self.shared.lock().failure.take()
     }
 
-    /// Makes the image of what the engine has pushed, and the source of its layers.
+    /// Returns the image that the engine has pushed, and the source of its layers.
     ///
     /// # Errors
     /// Engine error, if there is no manifest; image error, if it is another image than the one
-    /// that the engine described, or does not agree with itself.
-    pub async fn pushed(&self, record: &ImageRecord) -> Result<(Image, Landed)> {
-        let manifest = self.shared.lock().manifest.clone();
-        let Some((manifest, media_type)) = manifest else {
-            return Err(Error::new(
-                ErrorKind::Engine,
-                "it has pushed no manifest here",
-            ));
-        };
-        let image = self.shared.read(manifest, &media_type).await?;
+    /// that the engine described.
+    pub fn pushed(&self, record: &ImageRecord) -> Result<(Image, Landed)> {
+        let state = self.shared.lock();
+        let image = state
+            .image
+            .clone()
+            .ok_or_else(|| Error::new(ErrorKind::Engine, "it has pushed no manifest here"))?;
         let diff_ids = image.layers.iter().map(|layer| &layer.diff_id);
         let same_id = record.image_id.as_ref().is_none_or(|id| *id == image.id());
         if !same_id || !diff_ids.eq(&record.diff_ids) {
@@ -200,10 +197,7 @@ impl Registry {
                 format!("it has pushed {}, which is another image", image.id()),
             ));
         }
-        let (kept, landed) = {
-            let state = self.shared.lock();
-            (state.kept.clone(), state.landed.keys().cloned().collect())
-        };
+        let (kept, landed) = (state.kept.clone(), state.landed.keys().cloned().collect());
         Ok((image, self.shared.landing.landed(kept, landed)))
     }
 
@@ -410,7 +404,9 @@ impl Shared {
     async fn have_landed(&self) -> Result<(), Refused> {
         let mut arrivals = self.arrivals.lock().await;
         while let Some(done) = arrivals.join_next().await {
-            done.map_err(|e| Error::new(ErrorKind::Internal, "a transfer was cut off").because(e))?;
+            if let Err(e) = done {
+                self.fail(Error::new(ErrorKind::Internal, "a transfer was cut off").because(e));
+            }
         }
         match self.failed.is_cancelled() {
             true => Err(Refused::Theirs("kindlift has stopped")),
@@ -513,17 +509,13 @@ impl Shared {
         }
         tracing::debug!(%digest, "the engine has uploaded a manifest");
         let _busy = Busy::new(self);
-        let refused = |e: Error| {
+        let image = self.read(bytes, &media_type).await.map_err(|refused| {
+            let Refused::Ours(e) = refused else {
+                return refused;
+            };
             tracing::debug!(error = %one_line(&e), media_type, "a manifest is refused");
             Refused::Theirs("this is no manifest of a whole image")
-        };
-        let config = Image::config_of(&bytes).map_err(refused)?;
-        if !self.lock().kept.contains_key(&config) {
-            // It was too large to be kept: a node has it.
-            self.have_landed().await?;
-        }
-        let image = self.read(bytes.clone(), &media_type).await;
-        let image = image.map_err(refused)?;
+        })?;
         let documents = async {
             if reference == TAG {
                 self.landing.write_documents(&image).await?;
@@ -531,7 +523,7 @@ impl Shared {
             Ok(())
         };
         tokio::try_join!(self.have_landed(), documents)?;
-        self.lock().manifest = Some((bytes, media_type));
+        self.lock().image = Some(image);
         if reference == TAG {
             self.whole.cancel();
         }
@@ -545,19 +537,19 @@ impl Shared {
     }
 
     /// Makes an image of a manifest, with its config from what came or from a node.
-    async fn read(&self, manifest: Vec<u8>, media_type: &str) -> Result<Image> {
-        let unreadable = |why: &str| Error::new(ErrorKind::Image, format!("its config {why}"));
+    async fn read(&self, manifest: Vec<u8>, media_type: &str) -> Result<Image, Refused> {
         let config = Image::config_of(&manifest)?;
         let kept = self.lock().kept.get(&config).map(|bytes| bytes.to_vec());
         let config = match kept {
             Some(bytes) => bytes,
-            None => self
-                .landing
-                .read(&config, MAX_CONFIG)
-                .await?
-                .ok_or_else(|| unreadable("did not come"))?,
+            // It was too large to be kept: the nodes have it.
+            None => {
+                self.have_landed().await?;
+                let read = self.landing.read(&config, MAX_CONFIG).await?;
+                read.ok_or_else(|| Error::new(ErrorKind::Image, "its config did not come"))?
+            }
         };
-        Image::from_documents(manifest, media_type, config)
+        Ok(Image::from_documents(manifest, media_type, config)?)
     }
 }
 

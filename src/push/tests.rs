@@ -130,7 +130,7 @@ async fn takes_the_image_and_gives_its_layers() {
     assert!(there.starts_with("HTTP/1.1 200 "), "{there}");
     assert!(there.contains("\r\ncontent-length: 7\r\n"), "{there}");
 
-    let (image, landed) = registry.pushed(&sample.record()).await.unwrap();
+    let (image, landed) = registry.pushed(&sample.record()).unwrap();
     assert_eq!(image.id().0, Digest::of(&sample.config));
     let layer = landed.open(&Digest::of(&sample.layer));
     let pieces: Vec<_> = layer.map(Result::unwrap).collect().await;
@@ -157,7 +157,7 @@ async fn the_image_is_whole_with_the_manifest_that_has_its_tag() {
     let done = granted(registry.target(), by_tag, &sample.manifest).await;
     assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
     assert!(registry.whole().now_or_never().is_some());
-    registry.pushed(&sample.record()).await.unwrap();
+    registry.pushed(&sample.record()).unwrap();
     registry.stop().await;
 }
 
@@ -190,7 +190,7 @@ async fn nobody_gets_anything_without_the_password() {
     }
     // None of that has done anything.
     assert!(registry.failure().is_none());
-    registry.pushed(&sample.record()).await.unwrap();
+    registry.pushed(&sample.record()).unwrap();
     registry.stop().await;
 }
 
@@ -208,10 +208,10 @@ async fn another_image_is_refused() {
         assert!(answer.starts_with("HTTP/1.1 403 "), "{line}: {answer}");
         assert!(answer.contains(r#""code":"DENIED""#), "{answer}");
     }
-    assert!(registry.pushed(&wanted).await.is_err());
+    assert!(registry.pushed(&wanted).is_err());
     let done = push(registry.target(), &Sample::new(b"another layer")).await;
     assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
-    let error = registry.pushed(&wanted).await.map(drop).unwrap_err();
+    let error = registry.pushed(&wanted).map(drop).unwrap_err();
     assert!(error.to_string().contains("another image"), "{error}");
     registry.stop().await;
 }

@@ -262,7 +262,7 @@ async fn receive<T>(
             .hint("give it longer with --silence-timeout"))
         } else {
             match ended {
-                Ok(()) => Ok(job.cancel.unless(registry.pushed(record)).await),
+                Ok(()) => Ok(registry.pushed(record)),
                 Err(e) => Ok(Err(e)),
             }
         };

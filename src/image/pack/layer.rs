@@ -36,7 +36,7 @@ pub(crate) fn checked(
         source.open(&layer.digest),
         Blob::new(layer, index),
         content,
-        diff_ids(image),
+        image.diff_ids(),
     );
     stream::try_unfold(
         state,
@@ -92,14 +92,9 @@ pub(super) async fn uncompressed(
         content.take(&piece)?;
     }
     blob.end()?;
-    let size = content.end(&diff_ids(image))?;
+    let size = content.end(&image.diff_ids())?;
     entry.end()?;
     Ok(size)
-}
-
-fn diff_ids(image: &Image) -> Vec<DiffId> {
-    let layers = image.layers.iter();
-    layers.map(|layer| layer.diff_id.clone()).collect()
 }
 
 /// A blob as it comes.

@@ -19,7 +19,7 @@ use futures_util::future::try_join_all;
 
 use super::Tunnel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::image::{AGAIN, Blobs, ChainId, DiffId, Layer, chain_ids, refused, wrong_diff_id};
+use crate::image::{AGAIN, Blobs, ChainId, DiffId, Layer, refused, wrong_diff_id};
 use crate::node::Failure;
 use crate::node::lease::{Held, Lease};
 
@@ -148,6 +148,8 @@ pub(crate) struct Unpack<'a> {
     pub key: String,
     /// The layer.
     pub layer: &'a Layer,
+    /// The stack that it lies upon; none for the lowest.
+    pub below: Option<&'a ChainId>,
     /// The diff IDs of all layers of its image, bottom first.
     pub diff_ids: &'a [DiffId],
     /// Where it is among them.
@@ -184,11 +186,10 @@ impl Unpack<'_> {
     }
 
     async fn prepare(&self, key: &str) -> Result<Vec<Mount>, Failure> {
-        let below = chain_ids(&self.diff_ids[..self.index]).pop();
         let request = self.request(PrepareSnapshotRequest {
             snapshotter: self.snapshotter(),
             key: key.to_owned(),
-            parent: below.map_or_else(String::new, |below| below.to_string()),
+            parent: self.below.map_or_else(String::new, ToString::to_string),
             labels: HashMap::new(),
         });
         let what = format!("preparing layer {}", self.index + 1);

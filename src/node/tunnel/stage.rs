@@ -88,6 +88,7 @@ impl Tunnel {
                     lease,
                     key: format!("extract-{i}"),
                     layer,
+                    below: image.layers[..i].last().map(|below| &below.chain_id),
                     diff_ids: &diff_ids,
                     index: i,
                 };
