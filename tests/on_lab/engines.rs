@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::lab;
+use crate::lab::{self, App};
 use crate::run::{self, Running};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,22 @@ impl Engine {
         } else {
             first.expect(0);
         }
+    }
+
+    /// Saves the app's image and has `kind load` put it where the arguments say.
+    #[track_caller]
+    pub fn give_to_kind(self, app: &App, to: &[&str]) {
+        let folder = TempDir::new().unwrap();
+        let archive = folder
+            .path()
+            .join("image.tar")
+            .to_string_lossy()
+            .into_owned();
+        let save = ["save", "--output", &archive, &app.tag("dev")];
+        run::run(self.command().args(save)).expect(0);
+        let mut kind = lab::program("kind");
+        kind.args(["load", "image-archive", &archive]).args(to);
+        run::run(&mut kind).expect(0);
     }
 
     /// Returns the hex digits of the ID that the engine gives an image.

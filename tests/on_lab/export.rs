@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -18,14 +19,18 @@ const ALL: [Engine; 4] = [
 ];
 
 /// `kindlift load` of the app's image, by one way.
-fn load(app: &App, engine: Engine, way: &str, cluster: &str) -> Run {
+fn loading(app: &App, engine: Engine, way: &str, cluster: &str) -> Command {
     let mut kindlift = lab::kindlift();
     engine.point(&mut kindlift, Api::Unused);
     kindlift
         .env("KINDLIFT_EXPORT", way)
         .args(["load", &app.tag("dev"), "--cluster", cluster])
         .args(["--verbose", "--output", "json"]);
-    run::run(&mut kindlift)
+    kindlift
+}
+
+fn load(app: &App, engine: Engine, way: &str, cluster: &str) -> Run {
+    run::run(&mut loading(app, engine, way, cluster))
 }
 
 /// Builds the app anew under the name that a kubelet reads.
@@ -35,6 +40,12 @@ fn build(app: &App, engine: Engine) {
         Engine::Podman | Engine::Rootless => app.on_node("dev"),
     };
     engine.build(app.folder(), &name);
+}
+
+/// Removes the app's images from the engine, under both names.
+fn forget(app: &App, engine: Engine) {
+    engine.forget(&app.name);
+    engine.forget(&format!("docker.io/{}", app.name));
 }
 
 fn sent(run: &Run) -> Vec<u64> {
@@ -96,8 +107,7 @@ fn each_engine_pushes_only_what_is_missing() {
         lab::proven(&lab::dev(), &[app.on_node("dev")]);
 
         assert_eq!(engine.names(lab::PUSHES), [].into(), "{engine:?}");
-        engine.forget(&app.name);
-        engine.forget(&format!("docker.io/{}", app.name));
+        forget(&app, engine);
     }
 }
 
@@ -147,13 +157,8 @@ const NOT_EARLY: &str = ": not unpacked early ";
 
 /// Loads the app's image as the engine pushes it; tells how many nodes said each of those.
 fn told_early(app: &App, engine: Engine, cluster: &Cluster) -> (usize, usize) {
-    let mut kindlift = lab::kindlift();
-    engine.point(&mut kindlift, Api::Unused);
-    kindlift
-        .env("KINDLIFT_EXPORT", "push")
-        .env("KINDLIFT_LOG", "kindlift=debug")
-        .args(["load", &app.tag("dev"), "--cluster", &cluster.name]);
-    let run = run::run(&mut kindlift)
+    let mut load = loading(app, engine, "push", &cluster.name);
+    let run = run::run(load.env("KINDLIFT_LOG", "kindlift=debug"))
         .expect(0)
         .never_says("trying again")
         .never_says("saving");
@@ -178,8 +183,7 @@ fn a_lone_layer_is_unpacked_while_the_engine_is_busy() {
             build(&app, engine);
             assert_eq!(told_early(&app, engine, &cluster), (2, 0), "{engine:?}");
         }
-        engine.forget(&app.name);
-        engine.forget(&format!("docker.io/{}", app.name));
+        forget(&app, engine);
     }
 }
 
@@ -190,12 +194,7 @@ fn another_layer_taken_for_the_lone_one_does_no_harm() {
     let app = App::new("mistaken");
     let engine = Engine::Overlay2;
     build(&app, engine);
-    let archive = app.path("image.tar").to_string_lossy().into_owned();
-    let tag = app.tag("dev");
-    run::run(engine.command().args(["save", "--output", &archive, &tag])).expect(0);
-    let kind = ["load", "image-archive", &archive, "--name", &cluster.name];
-    run::run(lab::program("kind").args(kind)).expect(0);
-    std::fs::remove_file(&archive).unwrap();
+    engine.give_to_kind(&app, &["--name", &cluster.name]);
     app.random("app.bin", 20_000_000);
     build(&app, engine);
     assert_eq!(told_early(&app, engine, &cluster), (0, 1));
@@ -218,8 +217,7 @@ fn a_layer_that_comes_once_more_is_sent_once_more() {
                 .never_says("saving");
             lab::proven(&cluster.nodes, &[app.on_node("dev")]);
         }
-        engine.forget(&app.name);
-        engine.forget(&format!("docker.io/{}", app.name));
+        forget(&app, engine);
     }
 }
 

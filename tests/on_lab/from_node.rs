@@ -20,20 +20,7 @@ fn load(args: &[&str]) -> Run {
 fn on_one_node(theme: &str) -> App {
     let app = App::new(theme);
     Engine::Overlay2.build(app.folder(), &app.tag("dev"));
-    let archive = app.path("image.tar").to_string_lossy().into_owned();
-    let tag = app.tag("dev");
-    let save = ["save", "--output", &archive, &tag];
-    run::run(Engine::Overlay2.command().args(save)).expect(0);
-    let kind = [
-        "load",
-        "image-archive",
-        &archive,
-        "--name",
-        "dev",
-        "--nodes",
-        HOLDER,
-    ];
-    run::run(lab::program("kind").args(kind)).expect(0);
+    Engine::Overlay2.give_to_kind(&app, &["--name", "dev", "--nodes", HOLDER]);
     Engine::Overlay2.forget(&app.name);
     app
 }

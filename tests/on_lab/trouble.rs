@@ -353,10 +353,19 @@ fn a_node_whose_containerd_hangs_or_is_gone() {
         ],
     )
     .expect(0);
+    let (how, why) = match lab::is_plain() {
+        false => (": ", "cannot connect to /run/containerd/containerd.sock"),
+        true => (
+            " by ctr\n",
+            "cannot access socket /run/containerd/containerd.sock",
+        ),
+    };
     run::run(&mut app.build("dev", &cluster.name))
         .expect(5)
-        .says(&format!("error: cannot reach containerd on node {worker}"))
-        .says("/run/containerd/containerd.sock");
+        .says(&format!(
+            "error: cannot reach containerd on node {worker}{how}"
+        ))
+        .says(why);
     lab::exec(
         worker,
         &[

@@ -90,6 +90,11 @@ pub fn var(name: &str) -> &'static str {
 /// How an image can leave its engine; what must hold holds for both.
 pub const WAYS: [&str; 2] = ["push", "save"];
 
+/// Tells whether the tests take the way to the nodes that does without a tunnel.
+pub fn is_plain() -> bool {
+    std::env::var_os("KINDLIFT_TEST_SESSION").is_some_and(|way| way == "plain")
+}
+
 /// The kindlift under test, in the lab's environment and nothing else; by `KINDLIFT_TEST_SESSION` in
 /// ours it is told which way to take to the nodes, so that any test shows it for either.
 pub fn kindlift() -> Command {
