@@ -560,6 +560,7 @@ fn record(inspected: &ImageInspect, found: SystemTime) -> Result<ImageRecord> {
         // Only the containerd store has descriptors, and there the ID is theirs.
         image_id: descriptor.is_none().then(|| ImageId(id.clone())),
         manifest: is_manifest.then(|| id.clone()),
+        oci: media_type.starts_with("application/vnd.oci."),
         id: EngineId(id),
         found,
         local: None,

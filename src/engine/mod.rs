@@ -63,6 +63,8 @@ pub struct ImageRecord {
     pub image_id: Option<ImageId>,
     /// The manifest's digest, where the engine tells it.
     pub manifest: Option<Digest>,
+    /// Whether the engine tells that its manifest is one of OCI's, in which a layer may be zstd.
+    pub oci: bool,
     /// When the engine was asked: whoever asks it later has the later image.
     pub found: SystemTime,
     /// What else the name that was asked for may mean.

@@ -64,6 +64,8 @@ struct Inspected {
     architecture: String,
     #[serde(default)]
     variant: Option<String>,
+    #[serde(default)]
+    manifest_type: String,
     #[serde(rename = "RootFS")]
     root_fs: Option<RootFs>,
 }
@@ -290,9 +292,20 @@ impl Podman {
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
         tokio::pin!(stop);
-        let first = self.push_once(record, target, &["--retry=0"], &mut stop);
+        let mut flags = vec!["--retry=0"];
+        // Packing is most of a push's work, and unpacking of a node's; gzip is slow at both. Whoever
+        // has another packing already need not be sent this one. Docker's format knows no zstd: the
+        // image would become another one.
+        if record.oci {
+            flags.extend([
+                "--compression-format=zstd",
+                "--compression-level=1",
+                "--force-compression=false",
+            ]);
+        }
+        let first = self.push_once(record, target, &flags, &mut stop);
         match first.await {
-            // Podman 4 tries again as it likes.
+            // Podman 4 tries again, and packs, as it likes.
             Err(e)
                 if e.causes()
                     .iter()
@@ -448,6 +461,7 @@ impl Inspected {
                 .collect::<Result<_>>()?,
             image_id: Some(ImageId(id.0.clone())),
             manifest: None,
+            oci: self.manifest_type == "application/vnd.oci.image.manifest.v1+json",
             id,
             found,
             local: None,

@@ -51,6 +51,7 @@ impl Sample {
             diff_ids: vec![DiffId(Digest::of(&self.layer))],
             image_id: Some(ImageId(id.clone())),
             manifest: None,
+            oci: true,
             id: EngineId(id),
             found: std::time::SystemTime::now(),
             local: None,

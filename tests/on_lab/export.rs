@@ -265,6 +265,37 @@ fn where_no_port_is_free_the_image_is_saved() {
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
 
+#[test]
+fn podman_packs_as_the_format_of_its_image_allows() {
+    for (format, packed) in [("oci", ".tar+zstd"), ("docker", ".tar.gzip")] {
+        let app = App::new("packed");
+        app.random("app.bin", 1_000_000);
+        let mut podman = Engine::Podman.command();
+        let name = app.on_node("dev");
+        podman.args(["build", "--format", format, "--tag", &name]);
+        run::run(podman.arg(app.folder())).expect(0);
+        let loaded = load(&app, Engine::Podman, "push", "dev")
+            .expect(0)
+            .never_says("saving");
+        lab::proven(&lab::dev(), &[name]);
+        let digest = loaded.json()["images"][0]["manifest_digest"].clone();
+        let digest = digest.as_str().unwrap();
+        for node in lab::dev() {
+            let get = ["ctr", "-n", "k8s.io", "content", "get", digest];
+            let manifest: Value =
+                serde_json::from_str(&lab::exec(&node, &get).expect(0).stdout).unwrap();
+            let layers = manifest["layers"].as_array().unwrap();
+            let types = layers.iter().map(|layer| layer["mediaType"].as_str());
+            let types: Vec<&str> = types.map(Option::unwrap).collect();
+            assert!(
+                types.last().unwrap().ends_with(packed),
+                "{format}: {types:?}"
+            );
+        }
+        forget(&app, Engine::Podman);
+    }
+}
+
 /// Sends a request to a port and returns the answer's first line.
 fn knock(port: u16, line: &str, header: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
