@@ -132,13 +132,82 @@ impl Load {
 }
 
 /// A node with the lease under which this run puts everything there.
-pub struct Leased {
-    /// The session with it.
-    pub session: Arc<Session>,
+pub(crate) struct Leased {
+    session: Arc<Session>,
     /// The lease.
     pub lease: Lease,
-    /// What the lease holds already of what is to be loaded, if that is known.
-    pub before: Option<Inventory>,
+}
+
+/// A lease on every node. Whoever has them lets go of them, whatever comes of the load.
+#[derive(Default)]
+pub(crate) struct Leases {
+    nodes: Vec<Leased>,
+    /// What went wrong on a node that has none.
+    failure: Option<Error>,
+}
+
+impl Leases {
+    /// Makes a lease on every node, once what dead runs have left there is swept: it takes room.
+    pub async fn make(sessions: &[Arc<Session>]) -> Self {
+        let leases = sessions.iter().map(|session| async {
+            lease::sweep_once(session).await;
+            Ok::<_, Error>(Leased {
+                session: Arc::clone(session),
+                lease: Lease::create(session).await?,
+            })
+        });
+        let mut made = Self::default();
+        for node in join_all(leases).await {
+            match node {
+                Ok(node) => made.nodes.push(node),
+                Err(e) => made.failure = made.failure.or(Some(e)),
+            }
+        }
+        made
+    }
+
+    /// Returns the nodes, in the order of their sessions.
+    ///
+    /// # Errors
+    /// Why one of them has no lease, once.
+    pub fn all(&mut self) -> Result<&[Leased]> {
+        self.failure.take().map_or(Ok(()), Err)?;
+        Ok(&self.nodes)
+    }
+
+    /// Ends them, with what was staged, and makes others.
+    pub async fn renew(&mut self, job: &Job, sessions: &[Arc<Session>]) {
+        std::mem::take(self).let_go(job, true).await;
+        *self = Self::make(sessions).await;
+    }
+
+    /// Ends them. After a failure the collection is waited for: nothing staged shall be left.
+    pub async fn let_go(self, job: &Job, failed: bool) {
+        let ends = self.nodes.iter().map(|node| async move {
+            let (session, lease) = (&*node.session, &node.lease);
+            let ended = if failed {
+                let end =
+                    async |session: &Session| lease.end(session, true).await.map_err(Error::from);
+                insist(session, job, end).await
+            } else {
+                lease.end(session, false).await.map_err(Error::from)
+            };
+            (session, ended)
+        });
+        for (session, ended) in join_all(ends).await {
+            if let Err(e) = ended {
+                // The lease expires by itself, and the next run sweeps it.
+                let node = &session.node().name;
+                job.report.event(&Event::Warning {
+                    message: &format!(
+                        "node {node}: what was staged there could not be let go: {}",
+                        one_line(&e)
+                    ),
+                    hint: Some("the next run removes it"),
+                });
+            }
+        }
+    }
 }
 
 /// One node's part of the transaction.
@@ -180,84 +249,36 @@ pub async fn load(
     clock: &mut Clock,
 ) -> Result<Outcome> {
     bound(job, sessions);
-    let (leased, begun) = lease(sessions).await;
-    let done = match begun {
-        Ok(()) => load_under(job, cluster, &leased, load, clock).await,
+    let mut leases = Leases::make(sessions).await;
+    let done = match leases.all() {
+        Ok(leased) => load_under(job, cluster, (leased, &[]), load, clock).await,
         Err(e) => Err(e),
     };
-    let_go(job, &leased, done.is_err()).await;
+    leases.let_go(job, done.is_err()).await;
     job.report.event(&Event::Settled);
     done
 }
 
-/// Does the same under leases that there are, which are the caller's to let go of.
+/// Does the same under leases that there are, which are the caller's to let go of, with what each of
+/// them holds already of what is to be loaded, if that is known.
 ///
 /// # Errors
 /// As [`load`].
 pub(crate) async fn load_under(
     job: &Job,
     cluster: &Cluster,
-    leased: &[Leased],
+    (leased, before): (&[Leased], &[Inventory]),
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let parts = leased.iter().map(|node| Part {
+    let parts = leased.iter().enumerate().map(|(index, node)| Part {
         session: &node.session,
         lease: &node.lease,
-        before: node.before.as_ref(),
+        before: before.get(index),
         began: Instant::now(),
         sent: Arc::new(load.source.sent_before(&node.session.node().name).into()),
     });
     transaction(job, cluster, &parts.collect::<Vec<_>>(), load, clock).await
-}
-
-/// Makes a lease on every node, once what dead runs have left there is swept: it takes room. The nodes
-/// that have a lease are returned with the first error.
-pub(crate) async fn lease(sessions: &[Arc<Session>]) -> (Vec<Leased>, Result<()>) {
-    let leases = sessions.iter().map(|session| async {
-        lease::sweep_once(session).await;
-        Ok::<_, Error>(Leased {
-            session: Arc::clone(session),
-            lease: Lease::create(session).await?,
-            before: None,
-        })
-    });
-    let mut leased = Vec::new();
-    let mut result = Ok(());
-    for node in join_all(leases).await {
-        match node {
-            Ok(node) => leased.push(node),
-            Err(e) => result = result.and(Err(e)),
-        }
-    }
-    (leased, result)
-}
-
-/// Ends leases. After a failure the collection is waited for: nothing staged shall be left.
-pub(crate) async fn let_go(job: &Job, leased: &[Leased], failed: bool) {
-    let ends = leased.iter().map(|node| async move {
-        let (session, lease) = (&*node.session, &node.lease);
-        let ended = if failed {
-            let end = async |session: &Session| lease.end(session, true).await.map_err(Error::from);
-            insist(session, job, end).await
-        } else {
-            lease.end(session, false).await.map_err(Error::from)
-        };
-        (session, ended)
-    });
-    for (session, ended) in join_all(ends).await {
-        if let Err(e) = ended {
-            // The lease expires by itself, and the next run sweeps it.
-            let node = &session.node().name;
-            job.report.event(&Event::Warning {
-                message: &format!(
-                    "node {node}: what was staged there could not be let go: {}",
-                    one_line(&e)
-                ),
-                hint: Some("the next run removes it"),
-            });
-        }
-    }
 }
 
 /// Does what must not be left undone on a node; over a new session, where the old one is lost. A

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind as IoKind;
-use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, SystemTime};
 
 use bollard::auth::DockerCredentials;
@@ -16,7 +15,6 @@ use bollard::query_parameters::{
     ListImagesOptions, PushImageOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptions,
 };
 use futures_util::StreamExt;
-use futures_util::future::join_all;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
@@ -25,11 +23,11 @@ use super::context::{self, Endpoint};
 use super::dial;
 use super::{BuildSpec, EngineId, ImageRecord, hold};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
-use crate::push::{self, REPOSITORY, TAG, Target};
+use crate::push::{self, Target};
 use crate::reference::Reference;
 use crate::report::Event;
 
@@ -221,6 +219,30 @@ impl Docker {
     /// # Errors
     /// Engine error.
     pub async fn inspect(&self, name: &str) -> Result<Option<ImageRecord>> {
+        let inspected = self.inspected(name).await?;
+        Ok(inspected.map(|(record, _)| record))
+    }
+
+    /// Looks up what has the name `ours`, and what has another one, which is often the same.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn inspect_both(
+        &self,
+        ours: &str,
+        name: &str,
+    ) -> Result<(Option<ImageRecord>, Option<ImageRecord>)> {
+        let full = Reference::parse(name)?;
+        match self.inspected(ours).await? {
+            Some((record, names)) if names.contains(&full) => {
+                Ok((Some(record.clone()), Some(record)))
+            }
+            other => Ok((other.map(|(record, _)| record), self.inspect(name).await?)),
+        }
+    }
+
+    /// Looks an image up, with all its names.
+    async fn inspected(&self, name: &str) -> Result<Option<(ImageRecord, Vec<Reference>)>> {
         let found = SystemTime::now();
         match self.api.inspect_image(name).await {
             Ok(inspected) => {
@@ -228,7 +250,9 @@ impl Docker {
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
                     record.manifest = self.manifest_of(&record, name).await;
                 }
-                Ok(Some(record))
+                let names = inspected.repo_tags.unwrap_or_default();
+                let names = names.iter().filter_map(|name| Reference::parse(name).ok());
+                Ok(Some((record, names.collect())))
             }
             Err(bollard::errors::Error::DockerResponseServerError {
                 status_code: 404, ..
@@ -249,7 +273,7 @@ impl Docker {
         let options = ListImagesOptions {
             all: true,
             manifests: true,
-            filters: by_name.then(|| by_reference(name)),
+            filters: by_name.then(|| by_reference([name.to_owned()])),
             ..ListImagesOptions::default()
         };
         let images = self.api.list_images(Some(options)).await.ok()?;
@@ -297,8 +321,35 @@ impl Docker {
         self.endpoint.socket().is_some()
     }
 
-    /// Pushes one platform of an image to our registry, until `stop`, under a name that is
-    /// there for the push only: Docker pushes names, not IDs.
+    /// Pushes an image to our registry under a name that is there for the push only: Docker pushes
+    /// names, not IDs. Meanwhile names go that killed runs have left.
+    ///
+    /// # Errors
+    /// As [`Docker::push_to`].
+    pub async fn tag_and_push_to(
+        &self,
+        record: &ImageRecord,
+        target: &Target,
+        stop: impl Future<Output = ()>,
+    ) -> Result<()> {
+        let options = TagImageOptions {
+            repo: Some(target.repository()),
+            tag: Some(target.tag.clone()),
+        };
+        let tagged = self.api.tag_image(record.id.0.as_str(), Some(options));
+        tagged.await.map_err(|e| self.does_not_push(record, e))?;
+        let pushing = async {
+            let pushed = self.push_to(record, target, stop).await;
+            pushed.and(self.release(&target.name()).await)
+        };
+        let (pushed, swept) = tokio::join!(pushing, self.sweep_holds());
+        if let Err(e) = swept {
+            tracing::debug!(error = %one_line(&e), "names of killed runs may be left");
+        }
+        pushed
+    }
+
+    /// Pushes one platform of an image to our registry, until `stop`: the one that has that name.
     ///
     /// # Errors
     /// Engine error, with what Docker said; none, if it was stopped.
@@ -308,23 +359,9 @@ impl Docker {
         target: &Target,
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
-        let repository = format!("{}/{REPOSITORY}", target.host());
-        let failed = |e: bollard::errors::Error| {
-            let why = format!("{} does not push {} to us", self.describe(), record.id);
-            Error::new(ErrorKind::Engine, why).because(e)
-        };
-        let options = TagImageOptions {
-            repo: Some(repository.clone()),
-            tag: Some(TAG.to_owned()),
-        };
-        let id = record.id.0.as_str();
-        self.api
-            .tag_image(id, Some(options))
-            .await
-            .map_err(failed)?;
         let version = self.api.client_version();
         let by_platform = (version.major_version, version.minor_version) >= PUSH_PLATFORM;
-        let mut options = PushImageOptionsBuilder::default().tag(TAG);
+        let mut options = PushImageOptionsBuilder::default().tag(&target.tag);
         // Only the containerd store has images of several platforms, and there the ID is not the
         // config's.
         if by_platform && record.image_id.is_none() {
@@ -347,7 +384,11 @@ impl Docker {
         };
         let mut progress = self
             .api
-            .push_image(&repository, Some(options.build()), Some(credentials))
+            .push_image(
+                &target.repository(),
+                Some(options.build()),
+                Some(credentials),
+            )
             .boxed();
         let pushing = async {
             while let Some(step) = progress.next().await {
@@ -355,32 +396,16 @@ impl Docker {
             }
             Ok(())
         };
-        let pushed = tokio::select! {
-            pushed = pushing => pushed.map_err(failed),
+        tokio::select! {
+            pushed = pushing => pushed.map_err(|e| self.does_not_push(record, e)),
             // Docker gives a push up whose connection is closed.
             () = stop => Ok(()),
-        };
-        drop(progress);
-        let removed = self.untag(&format!("{repository}:{TAG}")).await;
-        pushed.and(removed.map_err(failed))
+        }
     }
 
-    /// Removes the names that runs left which were killed while they pushed. A port that is taken
-    /// may be another run's, alive.
-    pub async fn sweep_pushes(&self, own: u16) {
-        let names = push::ports()
-            .filter(|port| *port != own && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-            .map(|port| format!("127.0.0.1:{port}/{REPOSITORY}:{TAG}"));
-        for (name, removed) in join_all(names.map(|name| async {
-            let removed = self.untag(&name).await;
-            (name, removed)
-        }))
-        .await
-        {
-            if let Err(e) = removed {
-                tracing::debug!(name, error = %e, "a name of a dead push is left");
-            }
-        }
+    fn does_not_push(&self, record: &ImageRecord, why: bollard::errors::Error) -> Error {
+        let message = format!("{} does not push {} to us", self.describe(), record.id);
+        Error::new(ErrorKind::Engine, message).because(why)
     }
 
     /// Removes the holds of runs that were killed.
@@ -389,17 +414,16 @@ impl Docker {
     /// Engine error.
     pub async fn sweep_holds(&self) -> Result<()> {
         let options = ListImagesOptions {
-            filters: Some(by_reference(hold::REPOSITORY)),
+            filters: Some(by_reference(hold::repositories())),
             ..ListImagesOptions::default()
         };
         let images = self.api.list_images(Some(options)).await.map_err(|e| {
             let why = format!("{} does not list its images", self.describe());
             Error::new(ErrorKind::Engine, why).because(e)
         })?;
-        let prefix = hold::name("");
         let names = images.iter().flat_map(|image| &image.repo_tags);
-        for tag in hold::left(names.filter_map(|name| name.strip_prefix(&prefix))) {
-            self.release(&hold::name(&tag)).await?;
+        for name in hold::left(names.map(String::as_str)) {
+            self.release(&name).await?;
         }
         Ok(())
     }
@@ -520,8 +544,8 @@ fn needs_buildkit(spec: &BuildSpec) -> Option<&'static str> {
 }
 
 /// Makes the filter for images that have a name, or a name in a repository.
-fn by_reference(name: &str) -> HashMap<String, Vec<String>> {
-    HashMap::from([("reference".to_owned(), vec![name.to_owned()])])
+fn by_reference(names: impl IntoIterator<Item = String>) -> HashMap<String, Vec<String>> {
+    HashMap::from([("reference".to_owned(), names.into_iter().collect())])
 }
 
 /// Reads what `inspect` says. Pure.

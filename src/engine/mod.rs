@@ -8,7 +8,7 @@ mod command;
 pub mod context;
 mod dial;
 pub mod docker;
-mod hold;
+pub(crate) mod hold;
 mod outlet;
 mod podman;
 
@@ -213,7 +213,7 @@ impl Engine {
     /// # Errors
     /// Engine error; a hold that is not there is none.
     pub async fn release(&self, hold: &Hold) -> Result<()> {
-        either!(self, engine => engine.release(&hold.name()).await)
+        either!(self, engine => engine.release(hold.name()).await)
     }
 
     /// Pushes an image to its registry.
@@ -230,6 +230,24 @@ impl Engine {
     /// Build error.
     pub async fn pull(&self, name: &Reference, platform: &Platform, job: &Job) -> Result<()> {
         either!(self, engine => engine.pull(name, platform, job).await)
+    }
+
+    /// Tells whether the engine pushes names, not IDs.
+    pub fn pushes_names(&self) -> bool {
+        matches!(self, Self::Docker(_))
+    }
+
+    /// Looks two names up as [`Engine::inspect`] does, where the first is likely to be one more name
+    /// of the second's image. Asking is most of the work.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn inspect_both(
+        &self,
+        hold: &Hold,
+        name: &str,
+    ) -> Result<(Option<ImageRecord>, Option<ImageRecord>)> {
+        either!(self, engine => engine.inspect_both(hold.name(), name).await)
     }
 
     /// Looks an image up by name or ID. None, if the engine has no such image.
@@ -253,21 +271,20 @@ impl Engine {
         either!(self, engine => engine.is_local())
     }
 
-    /// Pushes one platform of an image to our registry, until `stop`.
+    /// Pushes one platform of an image to our registry, until `stop`. `held` tells whether a hold
+    /// at that target is the image's name already.
     ///
     /// # Errors
     /// Engine error, with what the engine said; none, if it was stopped.
     pub async fn push_to(
         &self,
         record: &ImageRecord,
-        target: &Target,
+        (target, held): (&Target, bool),
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
         match self {
-            Self::Docker(docker) => {
-                let sweep = docker.sweep_pushes(target.port);
-                tokio::join!(docker.push_to(record, target, stop), sweep).0
-            }
+            Self::Docker(docker) if held => docker.push_to(record, target, stop).await,
+            Self::Docker(docker) => docker.tag_and_push_to(record, target, stop).await,
             Self::Podman(podman) => podman.push_to(record, target, stop).await,
         }
     }

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::job::Job;
 use crate::process::{self, Orphan};
-use crate::push::{self, REPOSITORY, TAG, Target};
+use crate::push::{self, Target};
 use crate::reference::Reference;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -178,11 +178,12 @@ impl Podman {
     /// # Errors
     /// Engine error.
     pub async fn sweep_holds(&self) -> Result<()> {
-        let filter = format!("reference={}", hold::REPOSITORY);
-        let list = ["images", "--filter", &filter, "--format", "{{.Tag}}"];
-        let tags = self.output(&list).await?;
-        for tag in hold::left(String::from_utf8_lossy(&tags).lines()) {
-            self.release(&hold::name(&tag)).await?;
+        let filter = format!("reference={}", hold::NOWHERE);
+        let format = "{{.Repository}}:{{.Tag}}";
+        let list = ["images", "--filter", &filter, "--format", format];
+        let names = self.output(&list).await?;
+        for name in hold::left(String::from_utf8_lossy(&names).lines()) {
+            self.release(&name).await?;
         }
         Ok(())
     }
@@ -235,15 +236,41 @@ impl Podman {
         if name.parse::<Digest>().is_ok() {
             return pick(self.inspect_all(&[name]).await?, None, found);
         }
+        self.look(None, name, found).await.map(|(_, named)| named)
+    }
+
+    /// Looks up what has the name `ours`, and what [`Podman::inspect`] finds by another.
+    ///
+    /// # Errors
+    /// Engine error.
+    pub async fn inspect_both(
+        &self,
+        ours: &str,
+        name: &str,
+    ) -> Result<(Option<ImageRecord>, Option<ImageRecord>)> {
+        self.look(Some(ours), name, SystemTime::now()).await
+    }
+
+    /// Looks all up in one command, which takes longer to start than to look.
+    async fn look(
+        &self,
+        ours: Option<&str>,
+        name: &str,
+        found: SystemTime,
+    ) -> Result<(Option<ImageRecord>, Option<ImageRecord>)> {
         let reference = Reference::parse(name)?;
         let full = reference.to_string();
         let local = local_name(&reference);
-        // In one command, which takes longer to start than to look.
-        let names: Vec<&str> = [Some(full.as_str()), local.as_deref()]
-            .into_iter()
-            .flatten()
-            .collect();
-        pick(self.inspect_all(&names).await?, local.as_deref(), found)
+        let names = [ours, Some(full.as_str()), local.as_deref()];
+        let names: Vec<&str> = names.into_iter().flatten().collect();
+        let mut inspected = self.inspect_all(&names).await?;
+        // They come in the order of the names.
+        let is_ours = |first: &Inspected| ours.is_some_and(|ours| first.has(ours));
+        let held = match inspected.first().is_some_and(is_ours) {
+            true => Some(inspected.remove(0).record(found)?),
+            false => None,
+        };
+        Ok((held, pick(inspected, local.as_deref(), found)?))
     }
 
     /// Looks images up, and leaves out what is not there.
@@ -336,7 +363,7 @@ impl Podman {
         command
             .args(flags)
             .arg(record.id.0.hex())
-            .arg(format!("docker://{}/{REPOSITORY}:{TAG}", target.host()));
+            .arg(format!("docker://{}", target.name()));
         command.stdin(auth_file(target).map_err(|e| {
             Error::new(ErrorKind::Engine, "cannot tell podman a password").because(e)
         })?);

@@ -245,10 +245,13 @@ pub async fn confirm(
     let Some(first) = names.first() else {
         return Err(unproven("it was given no name".into()));
     };
-    let shown = waiting
-        .inspect(session, &first.to_string())
-        .await?
-        .ok_or_else(|| unproven(format!("crictl finds no {first}")))?;
+    let name = first.to_string();
+    // crictl lists images whose layers are gone.
+    let (shown, there) = tokio::join!(
+        waiting.inspect(session, &name),
+        stage::check(session, image)
+    );
+    let shown = shown?.ok_or_else(|| unproven(format!("crictl finds no {first}")))?;
     let id = image.id().to_string();
     if shown.id != id {
         return Err(unproven(format!(
@@ -270,10 +273,7 @@ pub async fn confirm(
             shown.architecture, image.platform.architecture
         )));
     }
-    // crictl lists images whose layers are gone.
-    stage::check(session, image)
-        .await
-        .map_err(|e| e.with_kind(ErrorKind::Verify))?;
+    there.map_err(|e| e.with_kind(ErrorKind::Verify))?;
     Ok(shown)
 }
 

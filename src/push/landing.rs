@@ -220,9 +220,13 @@ impl Landing {
         }
     }
 
-    /// Returns what each node's lease holds, in the order of the nodes, now that these blobs have
-    /// landed on those that lacked them.
-    pub fn held(&self, landed: &HashSet<Digest>) -> Vec<Inventory> {
+    /// Makes the source for loading what has landed: the small blobs that were kept, now that the
+    /// others are on those nodes that lacked them.
+    pub(super) fn landed(&self, kept: HashMap<Digest, Bytes>, landed: HashSet<Digest>) -> Landed {
+        let sent = self.places.iter().map(|place| {
+            let node = place.tunnel.node().name.clone();
+            (node, place.sent.load(Ordering::Relaxed))
+        });
         let held = self.places.iter().map(|place| Inventory {
             unpacked: place
                 .stack
@@ -233,18 +237,9 @@ impl Landing {
             blobs: landed.clone(),
             documents: self.documents.load(Ordering::Relaxed),
         });
-        held.collect()
-    }
-
-    /// Makes the source for loading what has landed: the small blobs that were kept.
-    pub(super) fn landed(&self, kept: HashMap<Digest, Bytes>, landed: HashSet<Digest>) -> Landed {
-        let sent = self.places.iter().map(|place| {
-            let node = place.tunnel.node().name.clone();
-            (node, place.sent.load(Ordering::Relaxed))
-        });
         Landed {
+            held: held.collect(),
             kept,
-            landed,
             sent: sent.collect(),
             asked: AtomicBool::new(false),
         }
@@ -254,15 +249,15 @@ impl Landing {
 /// The source of an image that an engine has pushed. The large blobs are on the nodes already.
 pub struct Landed {
     kept: HashMap<Digest, Bytes>,
-    landed: HashSet<Digest>,
+    held: Vec<Inventory>,
     sent: HashMap<String, u64>,
     asked: AtomicBool,
 }
 
 impl Landed {
-    /// Returns the blobs that every node has that lacked them.
-    pub fn on_nodes(&self) -> &HashSet<Digest> {
-        &self.landed
+    /// Returns what each node's lease holds of the image, in the order of the nodes.
+    pub fn held(&self) -> &[Inventory] {
+        &self.held
     }
 
     /// Tells whether a blob was asked for that is not here: a node has lost it since we looked.

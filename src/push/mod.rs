@@ -16,13 +16,17 @@ mod upload;
 pub use landing::{Landed, Landing};
 pub use registry::Registry;
 
+use std::net::Ipv4Addr;
 use std::ops::Range;
+
+use tokio::net::TcpListener;
+
+use crate::engine::hold;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The one repository that the registry has. Always the same: Docker's containerd store labels
 /// content with each repository that it was pushed to.
 pub const REPOSITORY: &str = "kindlift/load";
-/// Its one tag.
-pub const TAG: &str = "now";
 /// The registry's one user.
 pub const USER: &str = "kindlift";
 
@@ -33,12 +37,71 @@ pub struct Target {
     pub port: u16,
     /// The password of [`USER`].
     pub password: String,
+    /// The one tag.
+    pub tag: String,
 }
 
 impl Target {
     /// Returns the host as an image name has it.
     pub fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the repository with its host.
+    pub fn repository(&self) -> String {
+        format!("{}/{REPOSITORY}", self.host())
+    }
+
+    /// Returns the whole name.
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.repository(), self.tag)
+    }
+}
+
+/// A port that is ours, on which registries answer one after the other, and its password. As long as
+/// there is none, whoever connects waits.
+pub struct Listener {
+    socket: TcpListener,
+    target: Target,
+}
+
+impl Listener {
+    /// Listens on one of this user's ports, or on any, if others of this user's runs have them all.
+    ///
+    /// # Errors
+    /// Engine error, if none can be had.
+    pub async fn bind() -> Result<Self> {
+        Self::bind_one_of(ports()).await
+    }
+
+    async fn bind_one_of(ports: Range<u16>) -> Result<Self> {
+        let mut random = [0; 24];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a password").because(e))?;
+        let mut socket = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.start)).await;
+        for port in ports.skip(1).chain([0]) {
+            if socket.is_ok() {
+                break;
+            }
+            socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+        }
+        let bound = socket.and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
+        let (port, socket) = bound.map_err(|e| {
+            Error::new(ErrorKind::Engine, "no port of 127.0.0.1 can be had").because(e)
+        })?;
+        let password = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let tag = hold::tag();
+        let target = Target {
+            port,
+            password,
+            tag,
+        };
+        Ok(Self { socket, target })
+    }
+
+    /// Returns where the engine is to push to.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 }
 

@@ -4,8 +4,6 @@
 //! all engines give up at once instead of trying again.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,8 +19,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -31,7 +29,7 @@ use super::answer::{Answer, DIGEST, accepted, location, refusal, status, with};
 use super::landing::{Landed, Landing};
 use super::request::{Request, authorization};
 use super::upload::{Finished, Upload};
-use super::{REPOSITORY, TAG, Target, ports};
+use super::{Listener, REPOSITORY};
 use crate::engine::ImageRecord;
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image, MAX_CONFIG, MAX_MANIFEST};
@@ -50,16 +48,18 @@ const READ_AHEAD: usize = 128 * 1024;
 /// The first byte of a TLS ClientHello's record.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
-/// A registry that listens.
+/// A registry that answers.
 pub struct Registry {
-    target: Target,
     shared: Arc<Shared>,
     serving: AbortOnDropHandle<()>,
 }
 
 struct Shared {
     authorization: String,
-    landing: Arc<Landing>,
+    /// The one tag.
+    tag: String,
+    /// Where uploads go: set when the nodes are ready, for which the engine's first questions wait.
+    landing: SetOnce<Landing>,
     turns: Arc<Semaphore>,
     state: Mutex<State>,
     next: AtomicU64,
@@ -85,41 +85,13 @@ struct State {
 }
 
 impl Registry {
-    /// Listens on one of this user's ports.
-    ///
-    /// # Errors
-    /// Engine error, if none is free.
-    pub async fn start(landing: Arc<Landing>) -> Result<Self> {
-        Self::listen(landing, ports()).await
-    }
-
-    pub(super) async fn listen(landing: Arc<Landing>, ports: Range<u16>) -> Result<Self> {
-        let mut random = [0; 24];
-        getrandom::fill(&mut random)
-            .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a password").because(e))?;
-        let mut listener = None;
-        for port in ports.clone() {
-            if let Ok(bound) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
-                listener = Some(bound);
-                break;
-            }
-        }
-        let port = |listener: &TcpListener| listener.local_addr().ok().map(|at| at.port());
-        let Some((port, listener)) = listener.and_then(|it| port(&it).zip(Some(it))) else {
-            return Err(Error::new(
-                ErrorKind::Engine,
-                format!(
-                    "the ports {} to {} are all taken",
-                    ports.start,
-                    ports.end - 1
-                ),
-            ));
-        };
-        let password = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        let target = Target { port, password };
+    /// Begins to answer.
+    pub fn start(listener: Arc<Listener>) -> Self {
+        let target = listener.target();
         let shared = Arc::new(Shared {
             authorization: authorization(&target.password),
-            landing,
+            tag: target.tag.clone(),
+            landing: SetOnce::new(),
             turns: Arc::new(Semaphore::new(FLOWS)),
             state: Mutex::new(State {
                 uploads: HashMap::new(),
@@ -138,16 +110,20 @@ impl Registry {
             closing: CancellationToken::new(),
         });
         let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
-        Ok(Self {
-            target,
+        Self {
             shared,
             serving: AbortOnDropHandle::new(serving),
-        })
+        }
     }
 
-    /// Returns where the engine is to push to.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// Tells where uploads go, or why they cannot go anywhere. Until then the engine waits for an
+    /// answer.
+    pub fn land(&self, landing: Result<Landing>) {
+        match landing {
+            // It is told once.
+            Ok(landing) => drop(self.shared.landing.set(landing)),
+            Err(e) => self.shared.fail(e),
+        }
     }
 
     /// Waits until something has gone wrong on our side. From then on the engine is refused.
@@ -185,9 +161,8 @@ impl Registry {
     /// that the engine described.
     pub fn pushed(&self, record: &ImageRecord) -> Result<(Image, Landed)> {
         let state = self.shared.lock();
-        let image = state
-            .image
-            .clone()
+        let pushed = state.image.clone().zip(self.shared.landing.get());
+        let (image, landing) = pushed
             .ok_or_else(|| Error::new(ErrorKind::Engine, "it has pushed no manifest here"))?;
         let diff_ids = image.layers.iter().map(|layer| &layer.diff_id);
         let same_id = record.image_id.as_ref().is_none_or(|id| *id == image.id());
@@ -198,10 +173,10 @@ impl Registry {
             ));
         }
         let (kept, landed) = (state.kept.clone(), state.landed.keys().cloned().collect());
-        Ok((image, self.shared.landing.landed(kept, landed)))
+        Ok((image, landing.landed(kept, landed)))
     }
 
-    /// Stops listening; what was on its way is given up.
+    /// Stops answering; what was on its way is given up.
     pub async fn stop(self) {
         self.shared.closing.cancel();
         // It has no result of its own.
@@ -211,11 +186,11 @@ impl Registry {
 }
 
 /// Accepts connections until it is told to stop.
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn serve(listener: Arc<Listener>, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.socket.accept() => match accepted {
                 Ok((stream, _)) => {
                     connections.spawn(converse(stream, Arc::clone(&shared)));
                 }
@@ -396,7 +371,7 @@ impl Shared {
         };
         match here {
             Some(size) => Ok(Some(size)),
-            None => Ok(self.landing.find(digest).await?),
+            None => Ok(self.landing.wait().await.find(digest).await?),
         }
     }
 
@@ -444,7 +419,8 @@ impl Shared {
             // Whoever waits for its turn waits for other uploads, and those for the engine.
             upload.wait(bytes.len(), may_keep, &self.turns).await;
             let _busy = Busy::new(self);
-            upload.take(bytes, blob, &self.landing).await?;
+            let landing = self.landing.wait().await;
+            upload.take(bytes, blob, landing).await?;
         }
         Ok(())
     }
@@ -467,7 +443,8 @@ impl Shared {
             size: upload.size(),
         };
         let _busy = Busy::new(self);
-        let Finished { kept, arrival } = upload.finish(blob.clone(), &self.landing).await?;
+        let landing = self.landing.wait().await;
+        let Finished { kept, arrival } = upload.finish(blob.clone(), landing).await?;
         tracing::debug!(%digest, size = blob.size, "the engine has uploaded a blob");
         if let Some(bytes) = kept {
             self.lock().kept.insert(digest.clone(), bytes);
@@ -504,7 +481,7 @@ impl Shared {
             bytes.map_err(|_| Refused::Theirs("the manifest broke off, or is too large"))?;
         let bytes = bytes.to_bytes().to_vec();
         let digest = Digest::of(&bytes);
-        if reference != TAG && reference != digest.as_str() {
+        if reference != self.tag && reference != digest.as_str() {
             return Err(Refused::Theirs("this registry takes one image only"));
         }
         tracing::debug!(%digest, "the engine has uploaded a manifest");
@@ -517,14 +494,15 @@ impl Shared {
             Refused::Theirs("this is no manifest of a whole image")
         })?;
         let documents = async {
-            if reference == TAG {
-                self.landing.write_documents(&image).await?;
+            if reference == self.tag {
+                let landing = self.landing.wait().await;
+                landing.write_documents(&image).await?;
             }
             Ok(())
         };
         tokio::try_join!(self.have_landed(), documents)?;
         self.lock().image = Some(image);
-        if reference == TAG {
+        if reference == self.tag {
             self.whole.cancel();
         }
         Ok(with(
@@ -545,7 +523,8 @@ impl Shared {
             // It was too large to be kept: the nodes have it.
             None => {
                 self.have_landed().await?;
-                let read = self.landing.read(&config, MAX_CONFIG).await?;
+                let landing = self.landing.wait().await;
+                let read = landing.read(&config, MAX_CONFIG).await?;
                 read.ok_or_else(|| Error::new(ErrorKind::Image, "its config did not come"))?
             }
         };

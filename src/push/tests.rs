@@ -1,5 +1,6 @@
 //! The registry without nodes, spoken to as engines and strangers do.
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -7,12 +8,12 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Target;
 use super::landing::Landing;
 use super::registry::{Registry, TLS_HANDSHAKE};
 use super::request::authorization;
+use super::{Listener, Target};
 use crate::engine::{EngineId, ImageRecord};
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::image::{DiffId, Digest, ImageId, Platform};
 use crate::source::Source;
 
@@ -59,13 +60,24 @@ impl Sample {
     }
 }
 
+/// A listener on any port: the user's own are for real runs.
+async fn listener() -> Arc<Listener> {
+    Arc::new(Listener::bind_one_of(0..1).await.unwrap())
+}
+
+/// A registry of which nobody knows yet where uploads go.
+async fn unready() -> (Registry, Target) {
+    let listener = listener().await;
+    let target = listener.target().clone();
+    (Registry::start(listener), target)
+}
+
 /// A registry without nodes: what is small is kept, what is large goes nowhere.
-async fn registry() -> Registry {
-    let landing = Landing::begin(Vec::new(), &Sample::new(b"").record())
-        .await
-        .unwrap();
-    // Any port: the user's own are for real runs.
-    Registry::listen(Arc::new(landing), 0..1).await.unwrap()
+async fn registry() -> (Registry, Target) {
+    let (registry, target) = unready().await;
+    let record = Sample::new(b"").record();
+    registry.land(Landing::begin(Vec::new(), &record).await);
+    (registry, target)
 }
 
 /// Sends bytes over a connection of their own and returns all that comes back.
@@ -113,21 +125,21 @@ async fn push(target: &Target, sample: &Sample) -> String {
         let done = upload(target, blob, &Digest::of(blob)).await;
         assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
     }
-    let line = "PUT /v2/kindlift/load/manifests/now";
-    granted(target, line, &sample.manifest).await
+    let line = format!("PUT /v2/kindlift/load/manifests/{}", target.tag);
+    granted(target, &line, &sample.manifest).await
 }
 
 #[tokio::test]
 async fn takes_the_image_and_gives_its_layers() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let sample = Sample::new(b"a layer");
-    let lines = granted(registry.target(), "GET /v2/", b"").await;
+    let lines = granted(&target, "GET /v2/", b"").await;
     assert!(lines.starts_with("HTTP/1.1 200 "), "{lines}");
-    let done = push(registry.target(), &sample).await;
+    let done = push(&target, &sample).await;
     assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
     // overlay2 asks whether what it has uploaded is there, and takes the size for true.
     let line = format!("HEAD /v2/kindlift/load/blobs/{}", Digest::of(&sample.layer));
-    let there = granted(registry.target(), &line, b"").await;
+    let there = granted(&target, &line, b"").await;
     assert!(there.starts_with("HTTP/1.1 200 "), "{there}");
     assert!(there.contains("\r\ncontent-length: 7\r\n"), "{there}");
 
@@ -144,18 +156,18 @@ async fn takes_the_image_and_gives_its_layers() {
 
 #[tokio::test]
 async fn the_image_is_whole_with_the_manifest_that_has_its_tag() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let sample = Sample::new(b"a layer");
     for blob in [&sample.layer, &sample.config] {
-        upload(registry.target(), blob, &Digest::of(blob)).await;
+        upload(&target, blob, &Digest::of(blob)).await;
     }
     let digest = Digest::of(&sample.manifest);
     // Part of an index, which would come last.
     let by_digest = format!("PUT /v2/kindlift/load/manifests/{digest}");
-    granted(registry.target(), &by_digest, &sample.manifest).await;
+    granted(&target, &by_digest, &sample.manifest).await;
     assert!(registry.whole().now_or_never().is_none());
-    let by_tag = "PUT /v2/kindlift/load/manifests/now";
-    let done = granted(registry.target(), by_tag, &sample.manifest).await;
+    let by_tag = format!("PUT /v2/kindlift/load/manifests/{}", target.tag);
+    let done = granted(&target, &by_tag, &sample.manifest).await;
     assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
     assert!(registry.whole().now_or_never().is_some());
     registry.pushed(&sample.record()).unwrap();
@@ -163,13 +175,58 @@ async fn the_image_is_whole_with_the_manifest_that_has_its_tag() {
 }
 
 #[tokio::test]
+async fn questions_wait_until_the_nodes_are_ready() {
+    let (registry, target) = unready().await;
+    let blob = Digest::of(b"a layer");
+    let line = format!("HEAD /v2/kindlift/load/blobs/{blob}");
+    let ready = Cell::new(false);
+    let asking = async {
+        let answer = granted(&target, &line, b"").await;
+        assert!(ready.get(), "answered without the nodes: {answer}");
+        answer
+    };
+    let landing = async {
+        // What does not depend on the nodes is answered meanwhile.
+        let base = granted(&target, "GET /v2/", b"").await;
+        assert!(base.starts_with("HTTP/1.1 200 "), "{base}");
+        ready.set(true);
+        let record = Sample::new(b"").record();
+        registry.land(Landing::begin(Vec::new(), &record).await);
+    };
+    let (answer, ()) = tokio::join!(asking, landing);
+    // Of no node, nobody knows how large it is.
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    registry.stop().await;
+}
+
+#[tokio::test]
+async fn nodes_that_cannot_get_ready_end_the_push() {
+    let (registry, target) = unready().await;
+    let line = format!("HEAD /v2/kindlift/load/blobs/{}", Digest::of(b"a layer"));
+    let asking = granted(&target, &line, b"");
+    let failing = async {
+        // The question is waiting by now: this one came after it.
+        granted(&target, "GET /v2/", b"").await;
+        registry.land(Err(Error::new(ErrorKind::Load, "node a is gone")));
+    };
+    let (answer, ()) = tokio::join!(asking, failing);
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let later = granted(&target, "GET /v2/", b"").await;
+    assert!(later.starts_with("HTTP/1.1 403 "), "{later}");
+    assert!(later.contains("node a is gone"), "{later}");
+    let failure = registry.failure().unwrap();
+    assert_eq!(failure.to_string(), "node a is gone");
+    registry.stop().await;
+}
+
+#[tokio::test]
 async fn nobody_gets_anything_without_the_password() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let sample = Sample::new(b"a layer");
-    push(registry.target(), &sample).await;
+    push(&target, &sample).await;
     let blob = Digest::of(&sample.layer);
     let wrong = format!("Authorization: {}\r\n", authorization("wrong"));
-    let bearer = format!("Authorization: Bearer {}\r\n", registry.target().password);
+    let bearer = format!("Authorization: Bearer {}\r\n", target.password);
     for authorization in ["", &wrong, &bearer] {
         for line in [
             "GET /v2/".to_owned(),
@@ -180,10 +237,10 @@ async fn nobody_gets_anything_without_the_password() {
             "PATCH /v2/kindlift/load/blobs/uploads/1".to_owned(),
             format!("PUT /v2/kindlift/load/blobs/uploads/1?digest={blob}"),
             "DELETE /v2/kindlift/load/blobs/uploads/1".to_owned(),
-            "HEAD /v2/kindlift/load/manifests/now".to_owned(),
-            "PUT /v2/kindlift/load/manifests/now".to_owned(),
+            format!("HEAD /v2/kindlift/load/manifests/{}", target.tag),
+            format!("PUT /v2/kindlift/load/manifests/{}", target.tag),
         ] {
-            let answer = ask(registry.target(), authorization, &line, b"{}").await;
+            let answer = ask(&target, authorization, &line, b"{}").await;
             let refused = answer.starts_with("HTTP/1.1 401 Unauthorized\r\n");
             assert!(refused, "{authorization}{line}: {answer}");
             assert!(answer.contains("www-authenticate: Basic "), "{answer}");
@@ -197,7 +254,7 @@ async fn nobody_gets_anything_without_the_password() {
 
 #[tokio::test]
 async fn another_image_is_refused() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let wanted = Sample::new(b"a layer").record();
     for line in [
         "PUT /v2/other/image/manifests/now",
@@ -205,12 +262,12 @@ async fn another_image_is_refused() {
         "POST /v2/other/blobs/uploads/",
         "GET /v2/_catalog",
     ] {
-        let answer = granted(registry.target(), line, &Sample::new(b"x").manifest).await;
+        let answer = granted(&target, line, &Sample::new(b"x").manifest).await;
         assert!(answer.starts_with("HTTP/1.1 403 "), "{line}: {answer}");
         assert!(answer.contains(r#""code":"DENIED""#), "{answer}");
     }
     assert!(registry.pushed(&wanted).is_err());
-    let done = push(registry.target(), &Sample::new(b"another layer")).await;
+    let done = push(&target, &Sample::new(b"another layer")).await;
     assert!(done.starts_with("HTTP/1.1 201 "), "{done}");
     let error = registry.pushed(&wanted).map(drop).unwrap_err();
     assert!(error.to_string().contains("another image"), "{error}");
@@ -219,23 +276,23 @@ async fn another_image_is_refused() {
 
 #[tokio::test]
 async fn an_index_is_no_image() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let index = br#"{"schemaVersion":2,"manifests":[]}"#;
-    let line = "PUT /v2/kindlift/load/manifests/now";
-    let answer = granted(registry.target(), line, index).await;
+    let line = format!("PUT /v2/kindlift/load/manifests/{}", target.tag);
+    let answer = granted(&target, &line, index).await;
     assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
     registry.stop().await;
 }
 
 #[tokio::test]
 async fn after_a_failure_everything_is_refused_with_its_words() {
-    let registry = registry().await;
-    let lie = upload(registry.target(), b"a layer", &Digest::of(b"another")).await;
+    let (registry, target) = registry().await;
+    let lie = upload(&target, b"a layer", &Digest::of(b"another")).await;
     assert!(lie.starts_with("HTTP/1.1 403 "), "{lie}");
     assert!(lie.contains("what was uploaded as sha256:"), "{lie}");
     registry.failed().await;
     let line = "POST /v2/kindlift/load/blobs/uploads/";
-    let later = granted(registry.target(), line, b"").await;
+    let later = granted(&target, line, b"").await;
     assert!(later.starts_with("HTTP/1.1 403 "), "{later}");
     assert!(later.contains("what was uploaded as sha256:"), "{later}");
     assert_eq!(registry.failure().unwrap().kind(), ErrorKind::Image);
@@ -244,9 +301,9 @@ async fn after_a_failure_everything_is_refused_with_its_words() {
 
 #[tokio::test]
 async fn a_tls_client_is_told_in_the_words_that_docker_looks_for() {
-    let registry = registry().await;
+    let (registry, target) = registry().await;
     let hello = [TLS_HANDSHAKE, 3, 1, 0, 1, 0];
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, registry.target().port))
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, target.port))
         .await
         .unwrap();
     stream.write_all(&hello).await.unwrap();
@@ -259,8 +316,8 @@ async fn a_tls_client_is_told_in_the_words_that_docker_looks_for() {
 
 #[tokio::test]
 async fn it_listens_on_loopback_and_nowhere_else() {
-    let registry = registry().await;
-    let port = registry.target().port;
+    let (registry, target) = registry().await;
+    let port = target.port;
     let listening = |address: &str| {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let row = format!(" {address}:{port:04X} 00000000:0000 0A ");
@@ -277,18 +334,21 @@ async fn it_listens_on_loopback_and_nowhere_else() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_gives_way_to_the_next() {
-    let one = registry().await;
-    let landing = Landing::begin(Vec::new(), &Sample::new(b"").record())
-        .await
-        .unwrap();
+    let one = listener().await;
     let first = one.target().port;
     let range = first..first.saturating_add(100);
-    let other = Registry::listen(Arc::new(landing), range.clone())
-        .await
-        .unwrap();
+    let other = Listener::bind_one_of(range.clone()).await.unwrap();
     assert_ne!(other.target().port, first);
     assert!(range.contains(&other.target().port));
     assert_ne!(one.target().password, other.target().password);
-    one.stop().await;
-    other.stop().await;
+    assert_ne!(one.target().tag, other.target().tag);
+}
+
+#[tokio::test]
+async fn when_all_ports_are_taken_any_other_will_do() {
+    let one = listener().await;
+    let first = one.target().port;
+    let other = Listener::bind_one_of(first..first + 1).await.unwrap();
+    assert_ne!(other.target().port, first);
+    assert_ne!(other.target().port, 0);
 }

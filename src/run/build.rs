@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::builder::by_builder;
-use super::deliver::{Delivery, Destination, deliver};
+use super::deliver::{Delivery, Destination, by_push, deliver_under};
 use super::plan::{Plan, plan};
 use super::prune::{PruneRequest, prune_nodes};
 use super::push::{self, push};
@@ -16,8 +16,9 @@ use crate::engine::{BuildSpec, Builder, Engine, EngineId, EngineKind, Hold, Imag
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::Platform;
 use crate::job::Job;
-use crate::load;
+use crate::load::{self, Leases};
 use crate::node::Session;
+use crate::push::Listener;
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
 
@@ -134,8 +135,14 @@ async fn by_engine(
     to: (&Cluster, &[Node]),
     clock: &mut Clock,
 ) -> Result<Built> {
-    let hold = Hold::new();
-    let done = held(job, engine, (plan, &hold), request, to, clock).await;
+    // What is built gets the name at once under which the engine can push it.
+    let listener = match engine.pushes_names() && by_push(job, engine)? {
+        // Without one, pushing is tried later, and tells why it cannot be.
+        true => Listener::bind().await.ok().map(Arc::new),
+        false => None,
+    };
+    let hold = Hold::new(listener.as_ref().map(|listener| listener.target()));
+    let done = held(job, engine, (plan, &hold, listener), request, to, clock).await;
     // Skaffold and Tilt look under the name that they gave, whatever we have loaded.
     let last = async {
         let (built, id) = done?;
@@ -156,7 +163,7 @@ async fn by_engine(
 async fn held(
     job: &Job,
     engine: &Engine,
-    (plan, hold): (&Plan, &Hold),
+    (plan, hold, listener): (&Plan, &Hold, Option<Arc<Listener>>),
     request: &BuildRequest,
     (cluster, nodes): (&Cluster, &[Node]),
     clock: &mut Clock,
@@ -164,10 +171,10 @@ async fn held(
     let build = async |spec: &BuildSpec| {
         let mut spec = spec.clone();
         if plan.name_counts() {
-            spec.also = Some(hold.name());
+            spec.also = Some(hold.name().to_owned());
         } else {
             // Docker refuses one of two builds that make a name at once.
-            spec.name = hold.name();
+            spec.name = hold.name().to_owned();
         }
         let (built, swept) = tokio::join!(engine.build(&spec, job), engine.sweep_holds());
         if let Err(e) = swept {
@@ -177,18 +184,30 @@ async fn held(
     };
     let place = (nodes, &request.place);
     let sessions = build_and_open(job, plan, place, engine.native(), clock, build).await?;
-    let record = built(job, engine, plan, hold).await?;
-    allow(&sessions, &record.platform, &request.place)?;
+    // The nodes have nothing to do meanwhile.
+    let (record, leases) = tokio::join!(built(job, engine, plan, hold), Leases::make(&sessions));
+    let allowed = record.and_then(|record| {
+        allow(&sessions, &record.platform, &request.place)?;
+        Ok(record)
+    });
+    let record = match allowed {
+        Ok(record) => record,
+        Err(e) => {
+            leases.let_go(job, true).await;
+            return Err(e);
+        }
+    };
     let mut delivery = Delivery {
         name: &plan.image,
         naming: plan.naming,
         record,
+        listener,
     };
     let to = Destination {
         cluster,
         sessions: &sessions,
     };
-    let outcome = deliver(job, engine, &to, &mut delivery, clock).await?;
+    let outcome = deliver_under(job, engine, &to, &mut delivery, leases, clock).await?;
     if let (Some(_), Some(name)) = (&request.ref_file, outcome.refs.last()) {
         // The engine knows the image by the deployed name too, for `verify` and `ensure`.
         let others = [name, &plan.image];
@@ -286,10 +305,8 @@ async fn build_and_open(
 
 /// Looks up what was built, by the name that is ours alone.
 async fn built(job: &Job, engine: &Engine, plan: &Plan, hold: &Hold) -> Result<ImageRecord> {
-    let hold = hold.name();
-    let ours = job.cancel.unless(engine.inspect(&hold));
-    let named = job.cancel.unless(engine.inspect(&plan.spec.name));
-    let (ours, named) = tokio::try_join!(ours, named)?;
+    let looked = engine.inspect_both(hold, &plan.spec.name);
+    let (ours, named) = job.cancel.unless(looked).await?;
     let mut record = ours.ok_or_else(|| {
         let why = format!(
             "the build succeeded, but {} has no {}",

@@ -217,6 +217,7 @@ async fn ensure_one(
         name,
         naming,
         record,
+        listener: None,
     };
     let to = Destination {
         cluster: &opened.cluster,

@@ -17,10 +17,10 @@ use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Digest, Image};
 use crate::job::Job;
-use crate::load::{self, Load};
+use crate::load::{self, Leased, Leases, Load};
 use crate::node::tunnel::Tunnel;
 use crate::node::{Session, find as on_node, inventory};
-use crate::push::{Landed, Landing, Registry};
+use crate::push::{Landed, Landing, Listener, Registry, Target};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, Outcome};
 use crate::source::Source;
@@ -30,6 +30,8 @@ pub(super) struct Delivery<'a> {
     pub name: &'a Reference,
     pub naming: Naming,
     pub record: ImageRecord,
+    /// Where the engine can push it to under a name that it has already.
+    pub listener: Option<Arc<Listener>>,
 }
 
 /// Where an image goes.
@@ -69,7 +71,21 @@ pub(super) async fn deliver(
     delivery: &mut Delivery<'_>,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let delivered = try_each_way(job, engine, to, delivery, clock).await;
+    let leases = Leases::make(to.sessions).await;
+    deliver_under(job, engine, to, delivery, leases, clock).await
+}
+
+/// Does the same under leases that there are already, and lets go of them.
+pub(super) async fn deliver_under(
+    job: &Job,
+    engine: &Engine,
+    to: &Destination<'_>,
+    delivery: &mut Delivery<'_>,
+    mut leases: Leases,
+    clock: &mut Clock,
+) -> Result<Outcome> {
+    let delivered = try_each_way(job, engine, to, delivery, &mut leases, clock).await;
+    leases.let_go(job, delivered.is_err()).await;
     job.report.event(&Event::Settled);
     delivered
 }
@@ -79,15 +95,18 @@ async fn try_each_way(
     engine: &Engine,
     to: &Destination<'_>,
     delivery: &mut Delivery<'_>,
+    leases: &mut Leases,
     clock: &mut Clock,
 ) -> Result<Outcome> {
     let none = Arc::new(NoLayers::default());
     let source = Arc::clone(&none) as Arc<dyn Source>;
     if let Some(load) = on_hand(job, to, delivery, source).await? {
         job.step(|| format!("every node has the layers of {}", load.image.id()));
-        match load::load(job, to.cluster, to.sessions, &load, clock).await {
+        load::bound(job, to.sessions);
+        match load::load_under(job, to.cluster, (leases.all()?, &[]), &load, clock).await {
             Err(e) if none.asked.load(Ordering::Relaxed) && !job.cancel.is_cancelled() => {
                 job.step(|| format!("trying again with everything: {}", one_line(&e)));
+                leases.renew(job, to.sessions).await;
             }
             other => return other,
         }
@@ -97,14 +116,19 @@ async fn try_each_way(
     {
         // What a node has lost since it was asked, it gets at the second try.
         for _ in 0..2 {
-            match push(job, engine, (to, &tunnels), delivery, clock).await? {
+            let pushed = push(job, engine, (to, &tunnels), delivery, leases.all()?, clock).await?;
+            let why = match pushed {
                 Pushed::Loaded(outcome) => return Ok(*outcome),
-                Pushed::Short(why) => job.step(|| format!("trying again: {why}")),
-                Pushed::Not(why) => {
-                    job.step(|| format!("saving instead: {why}"));
-                    break;
+                Pushed::Short(why) => {
+                    job.step(|| format!("trying again: {why}"));
+                    leases.renew(job, to.sessions).await;
+                    continue;
                 }
-            }
+                Pushed::Not(why) => why,
+            };
+            job.step(|| format!("saving instead: {why}"));
+            leases.renew(job, to.sessions).await;
+            break;
         }
     }
     let began = Instant::now();
@@ -112,11 +136,11 @@ async fn try_each_way(
     let (image, source) = export(job, engine, delivery).await?;
     clock.end("export", began);
     let load = delivery.load(image, source)?;
-    load::load(job, to.cluster, to.sessions, &load, clock).await
+    load::load_under(job, to.cluster, (leases.all()?, &[]), &load, clock).await
 }
 
 /// Chooses how the image leaves the engine; `KINDLIFT_EXPORT` forces one way, for tests.
-fn by_push(job: &Job, engine: &Engine) -> Result<bool> {
+pub(super) fn by_push(job: &Job, engine: &Engine) -> Result<bool> {
     match job.env.get("KINDLIFT_EXPORT") {
         None => Ok(engine.may_reach_us()),
         Some("push") => Ok(true),
@@ -152,55 +176,53 @@ enum Pushed {
     Not(String),
 }
 
-/// Lets the engine push what the nodes lack, and loads that.
+/// Lets the engine push what the nodes lack, and loads that. While the engine gets its push ready, the
+/// nodes are asked what they have.
 async fn push(
     job: &Job,
     engine: &Engine,
     (to, tunnels): (&Destination<'_>, &[Tunnel]),
     delivery: &Delivery<'_>,
+    leased: &[Leased],
     clock: &mut Clock,
 ) -> Result<Pushed> {
     let began = Instant::now();
     load::bound(job, to.sessions);
-    let (mut leased, begun) = load::lease(to.sessions).await;
-    let done = async {
-        begun?;
+    let listener = match &delivery.listener {
+        Some(listener) => Arc::clone(listener),
+        None => match Listener::bind().await {
+            Ok(listener) => Arc::new(listener),
+            Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
+        },
+    };
+    let registry = Registry::start(Arc::clone(&listener));
+    let landing = async {
         let leases = leased.iter().map(|node| node.lease.clone());
-        let nodes = tunnels.iter().cloned().zip(leases).collect();
-        let landing = Landing::begin(nodes, &delivery.record);
-        let landing = Arc::new(job.cancel.unless(landing).await?);
-        landing.tell(job);
-        let registry = match Registry::start(Arc::clone(&landing)).await {
-            Ok(registry) => registry,
+        let places = tunnels.iter().cloned().zip(leases).collect();
+        let landing = Landing::begin(places, &delivery.record);
+        let landing = job.cancel.unless(landing).await;
+        registry.land(landing.inspect(|landing| landing.tell(job)));
+    };
+    let load = async |received: Received| {
+        let (image, landed) = match received? {
+            Ok(received) => received,
             Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
         };
-        let load = async |received: Received| {
-            let (image, landed) = match received? {
-                Ok(received) => received,
-                Err(why) => return Ok(Pushed::Not(one_line(&why).to_string())),
-            };
-            clock.end("push", began);
-            let held = landing.held(landed.on_nodes());
-            for (node, held) in leased.iter_mut().zip(held) {
-                node.before = Some(held);
+        clock.end("push", began);
+        let landed = Arc::new(landed);
+        let source = Arc::clone(&landed) as Arc<dyn Source>;
+        let load = delivery.load(Arc::new(image), source)?;
+        match load::load_under(job, to.cluster, (leased, landed.held()), &load, clock).await {
+            Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
+                Ok(Pushed::Short(one_line(&e).to_string()))
             }
-            let landed = Arc::new(landed);
-            let source = Arc::clone(&landed) as Arc<dyn Source>;
-            let load = delivery.load(Arc::new(image), source)?;
-            match load::load_under(job, to.cluster, &leased, &load, clock).await {
-                Err(e) if landed.was_short() && !job.cancel.is_cancelled() => {
-                    Ok(Pushed::Short(one_line(&e).to_string()))
-                }
-                other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
-            }
-        };
-        let done = receive(job, engine, &registry, &delivery.record, load).await;
-        registry.stop().await;
-        done
+            other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
+        }
     };
-    let done = done.await;
-    let failed = !matches!(done, Ok(Pushed::Loaded(_)));
-    load::let_go(job, &leased, failed).await;
+    let target = (listener.target(), delivery.listener.is_some());
+    let receiving = receive(job, engine, (&registry, target), &delivery.record, load);
+    let ((), done) = tokio::join!(landing, receiving);
+    registry.stop().await;
     done
 }
 
@@ -213,7 +235,7 @@ type Received = Result<Result<(Image, Landed)>>;
 async fn receive<T>(
     job: &Job,
     engine: &Engine,
-    registry: &Registry,
+    (registry, target): (&Registry, (&Target, bool)),
     record: &ImageRecord,
     then: impl AsyncFnOnce(Received) -> Result<T>,
 ) -> Result<T> {
@@ -222,7 +244,7 @@ async fn receive<T>(
             "letting {} push {} to 127.0.0.1:{}",
             engine.describe(),
             record.id,
-            registry.target().port
+            target.0.port
         )
     });
     let silent = Cell::new(false);
@@ -238,7 +260,7 @@ async fn receive<T>(
     };
     let (tell, told) = oneshot::channel();
     let pushing = async {
-        if let Err(Err(e)) = tell.send(engine.push_to(record, registry.target(), stop).await) {
+        if let Err(Err(e)) = tell.send(engine.push_to(record, target, stop).await) {
             // What it was to push is here all the same; a name that it keeps the next run removes.
             tracing::debug!(error = %one_line(&e), "a push failed once it was over");
         }

@@ -116,6 +116,7 @@ pub async fn load(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
                     name: subject.title(),
                     naming: subject.naming,
                     record,
+                    listener: None,
                 };
                 deliver(job, engine, &to, &mut delivery, &mut clock).await?
             }

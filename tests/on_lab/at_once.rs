@@ -79,7 +79,7 @@ impl Two {
         let pids = running.each_ref().map(Running::pid);
         let runs = running.map(Running::finish);
         for pid in pids {
-            assert_eq!(self.holds(pid), BTreeSet::new(), "{runs:?}");
+            assert_eq!(self.engine.holds(pid), BTreeSet::new(), "{runs:?}");
         }
         runs
     }
@@ -91,16 +91,6 @@ impl Two {
         }
         self.write(0);
         self.engine.build(self.folder(0), name);
-    }
-
-    /// The names by which a run holds what it builds in the engine.
-    fn holds(&self, pid: i32) -> BTreeSet<String> {
-        let names = self.engine.names("kindlift.invalid/build");
-        let of = format!("_{pid}_");
-        names
-            .into_iter()
-            .filter(|name| name.contains(&of))
-            .collect()
     }
 
     /// The label of what the engine has under a name.
@@ -269,12 +259,12 @@ fn what_a_killed_build_holds_goes_with_the_next() {
         std::fs::copy(two.app.path("large.bin"), two.folder(0).join("busybox")).unwrap();
         let mut killed = run::start(&mut build());
         let pid = killed.pid();
-        killed.wait_until("it holds an image", |_| !two.holds(pid).is_empty());
+        killed.wait_until("it holds an image", |_| !two.engine.holds(pid).is_empty());
         killed.signal(Signal::KILL);
         killed.finish().expect(137);
-        assert_ne!(two.holds(pid), BTreeSet::new());
+        assert_ne!(two.engine.holds(pid), BTreeSet::new());
         run::run(&mut build()).expect(0);
-        assert_eq!(two.holds(pid), BTreeSet::new());
+        assert_eq!(two.engine.holds(pid), BTreeSet::new());
         on_nodes(&two.app.tag("dev"));
     }
 }

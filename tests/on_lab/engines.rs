@@ -131,6 +131,15 @@ impl Engine {
         tagged.map(str::to_owned).collect()
     }
 
+    /// The names by which a run holds what it builds or pushes in the engine.
+    #[track_caller]
+    pub fn holds(self, pid: i32) -> BTreeSet<String> {
+        let names = ["kindlift.invalid/build", lab::PUSHES].map(|holds| self.names(holds));
+        let of = format!("_{pid}_");
+        let names = names.into_iter().flatten();
+        names.filter(|name| name.contains(&of)).collect()
+    }
+
     /// Removes all names of an image.
     #[track_caller]
     pub fn forget(self, name: &str) {

@@ -29,8 +29,13 @@ fn loading(app: &App, engine: Engine, way: &str, cluster: &str) -> Command {
     kindlift
 }
 
+/// Loads, and requires that no name of the run is left in the engine.
 fn load(app: &App, engine: Engine, way: &str, cluster: &str) -> Run {
-    run::run(&mut loading(app, engine, way, cluster))
+    let running = run::start(&mut loading(app, engine, way, cluster));
+    let pid = running.pid();
+    let run = running.finish();
+    assert_eq!(engine.holds(pid), [].into(), "{engine:?} {run}");
+    run
 }
 
 /// Builds the app anew under the name that a kubelet reads.
@@ -106,7 +111,6 @@ fn each_engine_pushes_only_what_is_missing() {
         load(&app, engine, "push", "dev").expect(0);
         lab::proven(&lab::dev(), &[app.on_node("dev")]);
 
-        assert_eq!(engine.names(lab::PUSHES), [].into(), "{engine:?}");
         forget(&app, engine);
     }
 }
@@ -225,33 +229,89 @@ fn a_layer_that_comes_once_more_is_sent_once_more() {
 fn a_name_that_a_killed_push_left_goes_with_the_next() {
     let app = App::new("swept");
     build(&app, Engine::Containerd);
-    let port = ports().end - 1;
-    let left = format!("127.0.0.1:{port}/kindlift/load:now");
-    // Not one whose run lives: it holds its port.
-    let alive = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
-    lab::docker(&["tag", &app.tag("dev"), &left]);
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let us = kindlift::owner::Owner::this().label().replace('/', "_");
+    let dead = us.replacen(
+        &format!("_{}_", std::process::id()),
+        &format!("_{}_", ended.id()),
+        1,
+    );
+    // One of a run that is dead, and one of a run that lives.
+    let [left, alive] = [dead, us].map(|owner| {
+        let name = format!("127.0.0.1:1/kindlift/load:{owner}_1_{}", lab::unique("x"));
+        lab::docker(&["tag", &app.tag("dev"), &name]);
+        name
+    });
     load(&app, Engine::Containerd, "push", "dev").expect(0);
-    assert!(Engine::Containerd.names(lab::PUSHES).contains(&left));
-    drop(alive);
-    app.random("app.bin", 1_000);
-    build(&app, Engine::Containerd);
-    load(&app, Engine::Containerd, "push", "dev").expect(0);
-    assert!(!Engine::Containerd.names(lab::PUSHES).contains(&left));
+    let names = Engine::Containerd.names(lab::PUSHES);
+    assert!(!names.contains(&left), "{names:?}");
+    assert!(names.contains(&alive), "{names:?}");
+    lab::docker(&["image", "rm", &alive]);
     // The user's own name is still there.
     lab::docker(&["image", "inspect", &app.tag("dev")]);
 }
 
+/// The port to which a run let its engine push.
+fn port(stderr: &str) -> Option<u16> {
+    let rest = stderr.split(" to 127.0.0.1:").nth(1)?;
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().ok()
+}
+
 #[test]
-fn where_no_port_is_free_the_image_is_saved() {
-    // In a network of its own: elsewhere other tests hold some of the ports, and need the others.
-    const ALL_TAKEN: &str = "ip link set lo up && exec perl -MIO::Socket::INET -e '
-        $^F = 1000;
-        my @taken = map { IO::Socket::INET->new(
-            LocalAddr => \"127.0.0.1\", LocalPort => $_, Listen => 1) or die \"$_: $@\"
-        } shift .. shift;
-        exec @ARGV or die $!;' \"$@\"";
+fn a_build_is_pushed_under_the_name_that_it_got() {
+    for engine in [Engine::Containerd, Engine::Overlay2] {
+        let app = App::new("named");
+        let mut kindlift = lab::kindlift();
+        engine.point(&mut kindlift, Api::Unused);
+        let tag = app.tag("dev");
+        kindlift.args(["build", "--tag", &tag, "--cluster", "dev", "--verbose"]);
+        let running = run::start(kindlift.arg(app.folder()));
+        let pid = running.pid();
+        let run = running.finish().expect(0).never_says("saving");
+        let port = port(&run.stderr).unwrap();
+        // Docker says what it names.
+        run.says(&format!("127.0.0.1:{port}/kindlift/load:"));
+        assert_eq!(engine.holds(pid), [].into(), "{engine:?}");
+        lab::proven(&lab::dev(), &[app.on_node("dev")]);
+        forget(&app, engine);
+    }
+}
+
+#[test]
+fn where_the_usual_ports_are_taken_another_one_does() {
     let app = App::new("ports");
     build(&app, Engine::Containerd);
+    // Other tests' runs have some of them for a while.
+    let mut taken = Vec::new();
+    run::wait_until("all are taken", run::DEADLINE, || {
+        for port in ports() {
+            taken.extend(std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)));
+        }
+        taken.len() == ports().len()
+    });
+    let run = load(&app, Engine::Containerd, "push", "dev")
+        .expect(0)
+        .never_says("saving");
+    let port = port(&run.stderr).unwrap();
+    assert!(!ports().contains(&port), "{port}");
+    lab::proven(&lab::dev(), &[app.on_node("dev")]);
+}
+
+#[test]
+fn where_no_port_can_be_had_the_image_is_saved() {
+    let app = App::new("noport");
+    build(&app, Engine::Containerd);
+    // In a network of its own, which has two ports for those who do not care which.
+    const ALL_TAKEN: &str = "ip link set lo up &&
+        echo 20998 20999 >/proc/sys/net/ipv4/ip_local_port_range &&
+        exec perl -MIO::Socket::INET -e '
+            $^F = 1000;
+            my @taken = map { IO::Socket::INET->new(
+                LocalAddr => \"127.0.0.1\", LocalPort => $_, Listen => 1) or die \"$_: $@\"
+            } 20998, 20999, shift .. shift;
+            exec @ARGV or die $!;' \"$@\"";
     let mut kindlift = lab::program("unshare");
     kindlift
         .args(["--map-root-user", "--net", "sh", "-c", ALL_TAKEN, "sh"])
@@ -260,7 +320,7 @@ fn where_no_port_is_free_the_image_is_saved() {
         .args(["load", &app.tag("dev"), "--cluster", "dev", "--verbose"]);
     run::run(&mut kindlift)
         .expect(0)
-        .says("saving instead: the ports ")
+        .says("saving instead: no port of 127.0.0.1 can be had")
         .says("saving sha256:");
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
@@ -318,20 +378,12 @@ fn a_stranger_on_this_machine_gets_nothing() {
     let mut kindlift = lab::kindlift();
     kindlift.args(["load", &app.tag("dev"), "--cluster", &cluster.name, "-v"]);
     let mut running = run::start(&mut kindlift);
-    let mut port = 0;
+    let mut listening = None;
     running.wait_until("the registry listens", |running| {
-        let said = running.stderr();
-        let rest = said.split(" to 127.0.0.1:").nth(1);
-        port = rest
-            .map(|rest| {
-                rest.chars()
-                    .take_while(char::is_ascii_digit)
-                    .collect::<String>()
-            })
-            .and_then(|digits| digits.parse().ok())
-            .unwrap_or_default();
-        port != 0
+        listening = port(&running.stderr());
+        listening.is_some()
     });
+    let port = listening.unwrap();
     // While the push goes on: the node takes nothing as long as it stands still.
     lab::wait_for_transfer(&cluster.nodes[0]);
     lab::pause(&cluster.nodes[0]);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::engines::Engine;
 use crate::lab::{self, App, Cluster};
 use crate::run::{self, Running};
 use crate::trouble::Before;
@@ -173,6 +174,7 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
     }
 
     let (running, children) = in_a_load(&app, &cluster, way);
+    let killed = running.pid();
     running.signal(Signal::KILL);
     running.finish().expect(128 + 9);
     are_gone(&children);
@@ -199,5 +201,5 @@ fn stopped_in_the_middle_of_a_load_by(way: &str) {
         assert_eq!(lab::leases(node), [].into(), "{node}");
         assert_eq!(lab::Node::of(node).ingests, [].into(), "{node}");
     }
-    assert_eq!(lab::image_names(lab::PUSHES), [].into());
+    assert_eq!(Engine::Containerd.holds(killed), [].into());
 }
