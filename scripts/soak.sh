@@ -25,7 +25,7 @@ scripts/fuzz.sh 600 || status=$?
 # before the proof.
 left_out=(bulk:: plain:: export:: builder::a_layer_that_has_moved builder::what_all_nodes_have
   doctor::a_lab_that_is_well doctor::a_node_that_hangs doctor::nodes_without_perl output::verbose_tells
-  trouble::a_node_whose_crictl_does_not_confirm)
+  overtaken::what_a_node_loses trouble::a_node_whose_crictl_does_not_confirm)
 KINDLIFT_TEST_SESSION=plain cargo test --locked --test corpus --test on_lab -- --test-threads 2 \
   "${left_out[@]/#/--skip=}" || status=$?
 exit "$status"

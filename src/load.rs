@@ -20,7 +20,7 @@ use crate::node::crictl::{self, Shown, Waiting};
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
-use crate::node::stage::Staged;
+use crate::node::stage::{self, Staged};
 use crate::node::{Link, Session};
 use crate::reference::Reference;
 use crate::report::{Clock, Doing, Event, NodeOutcome, NodeResult, Outcome};
@@ -324,11 +324,17 @@ async fn transaction(
     let began = Instant::now();
     let lock = ClusterLock::acquire(cluster, job.patience * 8);
     let _lock = job.cancel.unless(lock).await?;
-    // All nodes are asked before a name moves on any: whoever was overtaken changes nothing.
+    // All nodes are asked before a name moves on any: whoever was overtaken changes nothing. And the
+    // image must still be there: the other nodes and the lock took their time.
     let claim = load.claim();
-    let looks = parts
-        .iter()
-        .map(|part| name::look(part.session, part.lease, &claim));
+    let looks = parts.iter().map(|part| async {
+        let (there, formers) = tokio::join!(
+            stage::check(part.session, &load.image),
+            name::look(part.session, part.lease, &claim)
+        );
+        there.inspect_err(|_| load.source.lost())?;
+        formers
+    });
     let formers = job.cancel.unless(try_join_all(looks)).await?;
     // Not to be dropped half way: it takes milliseconds, and what it did must be known.
     let given = join_all(parts.iter().zip(&formers).map(|(part, formers)| async {

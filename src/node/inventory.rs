@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::image::{Blobs, ChainId, Digest, Image, Layer};
 
 /// What one node has of an image, all of it held by a lease.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Inventory {
     /// The layers that are unpacked there, bottom first: the blobs that each is known to come
     /// from.
@@ -24,6 +24,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// Tells whether the node has all of the image, complete and unpacked.
+    fn is_whole(&self, image: &Image) -> bool {
+        self.documents && self.unpacked.len() == image.layers.len()
+    }
+
     /// Returns the layers that must travel, each digest once, bottom first.
     pub fn missing<'a>(&self, image: &'a Image) -> Vec<&'a Layer> {
         let mut seen = HashSet::new();
@@ -45,10 +50,14 @@ pub async fn inventory(
     image: &Image,
     before: Option<&Inventory>,
 ) -> Result<Inventory, Failure> {
-    if let Some(before) = before
-        && let Some(still) = still_there(session, image, before).await?
-    {
-        return Ok(still);
+    if let Some(before) = before {
+        // Then nothing is left to stage, and before a name moves all is looked up once more.
+        if before.is_whole(image) {
+            return Ok(before.clone());
+        }
+        if let Some(still) = still_there(session, image, before).await? {
+            return Ok(still);
+        }
     }
     let chains: Vec<&ChainId> = image.layers.iter().map(|layer| &layer.chain_id).collect();
     let unpacked = unpacked(session, lease, &chains).await?;

@@ -13,9 +13,9 @@ use std::time::SystemTime;
 use containerd_client::services::v1::Image as Record;
 use containerd_client::types::Descriptor;
 
+use super::Failure;
 use super::lease::{Held, Lease};
 use super::session::{Labels, Session};
-use super::{Failure, stage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Image;
 use crate::reference::Reference;
@@ -128,14 +128,12 @@ fn labels(found: String, asked: String) -> Labels {
     Labels::from([(FOUND.to_owned(), found), (ASKED.to_owned(), asked)])
 }
 
-/// Looks what the names point at now, and holds it by the lease, so that it can come back. Also
-/// makes sure that the image is still there: the other nodes and the lock took their time.
+/// Looks what the names point at now, and holds it by the lease, so that it can come back.
 ///
 /// # Errors
 /// Superseded, if a later load has a name already; a call's failure.
 pub async fn look(session: &Session, lease: &Lease, claim: &Claim<'_>) -> Result<Vec<Former>> {
-    stage::check(session, claim.image).await?;
-    // The CRI's own record by ID comes first: it makes this one visible a little sooner.
+    // The CRI's own record by ID is one of them.
     let id = claim.image.id().to_string();
     let names = std::iter::once(id).chain(claim.names.iter().map(Reference::to_string));
     let names: Vec<String> = names.collect();

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -37,6 +37,8 @@ pub(super) struct Place {
     last: OnceLock<Blobs>,
     /// Blobs whose layers are unpacked there, and their sizes in bytes.
     unpacked: HashMap<Digest, u64>,
+    /// Blobs that the node was asked for and does not have.
+    lacking: Mutex<HashSet<Digest>>,
     sent: Arc<AtomicU64>,
     /// Whether a blob has been taken for the last layer's.
     tried: AtomicBool,
@@ -53,7 +55,24 @@ impl Place {
         if let Some(size) = self.unpacked.get(digest) {
             return Ok(Some(*size));
         }
-        Ok(self.tunnel.held_blob(&self.lease, digest).await?)
+        let found = self.tunnel.held_blob(&self.lease, digest).await?;
+        if found.is_none() {
+            self.lacking().insert(digest.clone());
+        }
+        Ok(found)
+    }
+
+    fn lacking(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.lacking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks whether the node needs a blob. One that it lacked when the engine asked it does, whatever
+    /// has come there since: it is not looked for twice.
+    async fn needs(&self, digest: &Digest) -> Result<bool> {
+        if self.lacking().contains(digest) {
+            return Ok(true);
+        }
+        Ok(self.find(digest).await?.is_none())
     }
 
     /// Prepares to write a blob there.
@@ -142,6 +161,7 @@ impl Landing {
                 unpacked: known.flat_map(|(blobs, _)| blobs.clone()).collect(),
                 stack,
                 last: OnceLock::new(),
+                lacking: Mutex::default(),
                 sent: Arc::default(),
                 tried: AtomicBool::new(false),
             }))
@@ -168,10 +188,11 @@ impl Landing {
             let lacking = self.places.iter().filter(|place| place.lacks());
             return Ok(lacking.cloned().collect());
         };
-        let found = try_join_all(self.places.iter().map(|place| place.find(&blob.digest))).await?;
-        let lacking = self.places.iter().zip(found);
-        let needing: Vec<_> = lacking
-            .filter(|(_, size)| size.is_none())
+        let needs = self.places.iter().map(|place| place.needs(&blob.digest));
+        let needs = try_join_all(needs).await?;
+        let needing = self.places.iter().zip(needs);
+        let needing: Vec<_> = needing
+            .filter(|(_, needs)| *needs)
             .map(|(place, _)| Arc::clone(place))
             .collect();
         for place in &needing {
@@ -260,7 +281,7 @@ impl Landed {
         &self.held
     }
 
-    /// Tells whether a blob was asked for that is not here: a node has lost it since we looked.
+    /// Tells whether a node has lost something since we looked, or asked for a blob that is not here.
     pub fn was_short(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
@@ -279,6 +300,10 @@ impl Source for Landed {
         self.asked.store(true, Ordering::Relaxed);
         let error = Error::new(ErrorKind::Load, format!("a node has just lost {blob}"));
         stream::once(async { Err(error) }).boxed()
+    }
+
+    fn lost(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 
     fn sent_before(&self, node: &str) -> u64 {

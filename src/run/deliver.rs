@@ -43,7 +43,7 @@ pub(super) struct Destination<'a> {
 /// The source of an image that every node has: no layer will be asked for.
 #[derive(Default)]
 struct NoLayers {
-    /// Whether one was asked for all the same: something was collected since we looked.
+    /// Whether one was asked for all the same, or lost: something was collected since we looked.
     asked: AtomicBool,
 }
 
@@ -52,6 +52,10 @@ impl Source for NoLayers {
         self.asked.store(true, Ordering::Relaxed);
         let error = Error::new(ErrorKind::Load, format!("a node has just lost {blob}"));
         stream::once(async { Err(error) }).boxed()
+    }
+
+    fn lost(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 }
 

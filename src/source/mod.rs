@@ -29,4 +29,7 @@ pub trait Source: Send + Sync {
     fn sent_before(&self, _node: &str) -> u64 {
         0
     }
+
+    /// Notes that a node has lost what it had of the image when the source was made.
+    fn lost(&self) {}
 }

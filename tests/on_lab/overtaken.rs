@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::lab::{self, Cluster};
+use crate::lab::{self, App, Cluster, Node};
 use crate::pair::{Colour, Pair, Source};
 use crate::run::{self, Run, Running};
 use crate::trouble::Before;
@@ -145,6 +145,40 @@ fn is_superseded(run: Run, name: &str, by: &str) -> Run {
         .says("  hint: if this image is the one you want, load it again\n")
         .never_says("does not show")
         .never_says("former names")
+}
+
+#[test]
+fn what_a_node_loses_before_the_names_move_comes_again() {
+    let cluster = Cluster::new("loses", 1, &[]);
+    let app = App::new("loses");
+    let load = || {
+        let mut kindlift = lab::kindlift();
+        kindlift.args(["build", "--tag", &app.tag("dev"), "--verbose"]);
+        kindlift.args(["--cluster", &cluster.name]);
+        kindlift.arg(app.folder());
+        kindlift
+    };
+    run::run(&mut load()).expect(0);
+    let worker = cluster.worker();
+    let before = Node::of(worker).snapshots;
+    app.random("app.bin", 1_000_000);
+    let lock = Lock::take(&cluster);
+    let mut running = run::start(&mut load());
+    running.wait_until("everything is staged", |running| {
+        running.stderr().contains("staged on every node\n")
+    });
+    for snapshot in Node::of(worker).snapshots.difference(&before) {
+        let remove = ["ctr", "-n", "k8s.io", "snapshots", "rm", snapshot];
+        lab::exec(worker, &remove).expect(0);
+    }
+    lock.release();
+    running
+        .finish()
+        .expect(0)
+        .says("trying again: node ")
+        .never_says("saving");
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    no_leases(&cluster);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use containerd_client::services::v1::{
     ListContainersRequest, ListImagesRequest, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::{Tunnel, cri};
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ use crate::node::name::MANAGED;
 use crate::node::session::Labels;
 
 /// How often a create and an update may miss one another.
-const TRIES: usize = 20;
+const TRIES: usize = 40;
 
 impl Tunnel {
     /// Looks names up.
@@ -65,17 +65,16 @@ impl Tunnel {
     /// Points names at a document.
     ///
     /// # Errors
-    /// A call's failure; names after it are left.
+    /// A call's failure; some of the names may have moved then.
     pub(crate) async fn point(
         &self,
         names: &[&str],
         to: &Descriptor,
         labels: &Labels,
     ) -> Result<()> {
-        for name in names {
-            self.point_one(name, to, labels).await?;
-        }
-        Ok(())
+        let pointing = names.iter().map(|name| self.point_one(name, to, labels));
+        // Not to be dropped half way: all that was done must be known.
+        join_all(pointing).await.into_iter().collect()
     }
 
     async fn point_one(&self, name: &str, to: &Descriptor, labels: &Labels) -> Result<()> {
@@ -91,32 +90,32 @@ impl Tunnel {
         };
         let mut client = ImagesClient::new(self.channel());
         let what = format!("naming {name}");
+        // A record by ID is new with its image.
+        let mut create = name.starts_with("sha256:");
         // Between a failed update and a create somebody else may create, and the other way round.
         for _ in 0..TRIES {
-            let request = self.request(
-                UpdateImageRequest {
+            let pointed = if create {
+                let request = CreateImageRequest {
+                    image: Some(record.clone()),
+                    ..CreateImageRequest::default()
+                };
+                let created = client.create(self.request(request, None));
+                self.call(&what, created).await.map(drop)
+            } else {
+                let request = UpdateImageRequest {
                     image: Some(record.clone()),
                     update_mask: Some(prost_types::FieldMask {
                         paths: paths.clone(),
                     }),
                     ..UpdateImageRequest::default()
-                },
-                None,
-            );
-            match self.call(&what, client.update(request)).await {
-                Err(failure) if failure.not_found() => {}
-                other => return other.map(|_| ()).map_err(Error::from),
-            }
-            let request = self.request(
-                CreateImageRequest {
-                    image: Some(record.clone()),
-                    ..CreateImageRequest::default()
-                },
-                None,
-            );
-            match self.call(&what, client.create(request)).await {
-                Err(failure) if failure.already_exists() => {}
-                other => return other.map(|_| ()).map_err(Error::from),
+                };
+                let updated = client.update(self.request(request, None));
+                self.call(&what, updated).await.map(drop)
+            };
+            match pointed {
+                Err(failure) if failure.already_exists() && create => create = false,
+                Err(failure) if failure.not_found() && !create => create = true,
+                other => return other.map_err(Error::from),
             }
         }
         Err(Error::new(
