@@ -6,8 +6,10 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesOrdered, StreamExt};
+use tokio_util::sync::CancellationToken;
 
 use super::kubeconfig::Context;
 use super::{Cluster, Node, Provider, ProviderKind};
@@ -27,6 +29,9 @@ pub struct Wanted {
     pub in_loop: bool,
 }
 
+/// How long the others wait for the first place, where its answer may be all that is needed: it takes
+/// milliseconds by an API, and to start their commands takes what the nodes' sessions need.
+const LEAD: Duration = Duration::from_millis(50);
 /// Who names a cluster without a flag.
 const BY_NAME: &str = "KIND_CLUSTER_NAME or kindlift.toml";
 
@@ -36,16 +41,17 @@ fn no_cluster(why: impl Into<String>) -> Error {
 
 /// Looks for clusters and picks the wanted one.
 ///
-/// All providers are asked at once; their answers count in Kind's own order (Docker first).
+/// Their answers count in Kind's own order (Docker first).
 ///
 /// # Errors
 /// Cluster error, telling what was looked for, where, and what is there.
 pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
     let places = places(env)?;
-    let mut looks = looks(&places);
     // The address of a context's server confirms its cluster; a bare name may exist under two
     // providers, so that all must have answered.
     let confirmed = wanted.name.is_none() && wanted.context.is_some();
+    let lead = if confirmed { LEAD } else { Duration::ZERO };
+    let mut looks = looks(&places, lead);
     let mut found: Vec<Cluster> = Vec::new();
     let mut failures = Vec::new();
     while let Some((place, answer)) = looks.next().await {
@@ -68,7 +74,7 @@ pub async fn choose(wanted: &Wanted, env: &Env) -> Result<Cluster> {
 /// Usage error, if the environment names no provider.
 pub async fn survey(env: &Env) -> Result<(Vec<Cluster>, Vec<(String, Error)>)> {
     let places = places(env)?;
-    let mut looks = looks(&places);
+    let mut looks = looks(&places, Duration::ZERO);
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     while let Some((place, answer)) = looks.next().await {
         match answer {
@@ -86,7 +92,7 @@ pub async fn survey(env: &Env) -> Result<(Vec<Cluster>, Vec<(String, Error)>)> {
 /// Cluster error, if there is none, or it does not run; or there are two.
 pub async fn node(name: &str, env: &Env) -> Result<Node> {
     let places = places(env)?;
-    let mut looks = looks(&places);
+    let mut looks = looks(&places, Duration::ZERO);
     let mut found: Vec<Cluster> = Vec::new();
     let mut failures = Vec::new();
     while let Some((place, answer)) = looks.next().await {
@@ -138,13 +144,26 @@ pub(super) fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
         .collect())
 }
 
-/// Asks all places at once, in order.
+/// Asks all places, in order: the first one, and the others once it has answered, or not within so long.
 fn looks(
     places: &[Arc<Provider>],
+    lead: Duration,
 ) -> FuturesOrdered<impl Future<Output = (String, Result<Vec<Cluster>>)>> {
+    let answered = CancellationToken::new();
     places
         .iter()
-        .map(|provider| async move { (provider.endpoint(), provider.clusters().await) })
+        .enumerate()
+        .map(|(index, provider)| {
+            let answered = answered.clone();
+            async move {
+                if index > 0 {
+                    let _ = tokio::time::timeout(lead, answered.cancelled()).await;
+                }
+                let clusters = provider.clusters().await;
+                answered.cancel();
+                (provider.endpoint(), clusters)
+            }
+        })
         .collect()
 }
 
