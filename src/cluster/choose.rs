@@ -41,7 +41,7 @@ fn no_cluster(why: impl Into<String>) -> Error {
 
 /// Looks for clusters and picks the wanted one.
 ///
-/// Their answers count in Kind's own order (Docker first).
+/// The providers' answers count in Kind's own order (Docker first).
 ///
 /// # Errors
 /// Cluster error, telling what was looked for, where, and what is there.
@@ -144,7 +144,7 @@ pub(super) fn places(env: &Env) -> Result<Vec<Arc<Provider>>> {
         .collect())
 }
 
-/// Asks all places, in order: the first one, and the others once it has answered, or not within so long.
+/// Asks all places, in order: the first one, and the others once it has answered, or after `lead`.
 fn looks(
     places: &[Arc<Provider>],
     lead: Duration,

@@ -233,16 +233,17 @@ impl Docker {
         name: &str,
     ) -> Result<(Option<ImageRecord>, Option<ImageRecord>)> {
         let full = Reference::parse(name)?;
+        let is_named = |name: &String| Reference::parse(name).is_ok_and(|name| name == full);
         match self.inspected(ours).await? {
-            Some((record, names)) if names.contains(&full) => {
+            Some((record, names)) if names.iter().any(is_named) => {
                 Ok((Some(record.clone()), Some(record)))
             }
             other => Ok((other.map(|(record, _)| record), self.inspect(name).await?)),
         }
     }
 
-    /// Looks an image up, with all its names.
-    async fn inspected(&self, name: &str) -> Result<Option<(ImageRecord, Vec<Reference>)>> {
+    /// Looks an image up, with all its names as Docker writes them.
+    async fn inspected(&self, name: &str) -> Result<Option<(ImageRecord, Vec<String>)>> {
         let found = SystemTime::now();
         match self.api.inspect_image(name).await {
             Ok(inspected) => {
@@ -250,9 +251,7 @@ impl Docker {
                 if inspected.descriptor.is_some() && record.manifest.is_none() {
                     record.manifest = self.manifest_of(&record, name).await;
                 }
-                let names = inspected.repo_tags.unwrap_or_default();
-                let names = names.iter().filter_map(|name| Reference::parse(name).ok());
-                Ok(Some((record, names.collect())))
+                Ok(Some((record, inspected.repo_tags.unwrap_or_default())))
             }
             Err(bollard::errors::Error::DockerResponseServerError {
                 status_code: 404, ..
@@ -332,12 +331,8 @@ impl Docker {
         target: &Target,
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
-        let options = TagImageOptions {
-            repo: Some(target.repository()),
-            tag: Some(target.tag.clone()),
-        };
-        let tagged = self.api.tag_image(record.id.0.as_str(), Some(options));
-        tagged.await.map_err(|e| self.does_not_push(record, e))?;
+        let name = Reference::parse(&target.name())?;
+        self.tag(record.id.0.as_str(), &[&name]).await?;
         let pushing = async {
             let pushed = self.push_to(record, target, stop).await;
             pushed.and(self.release(&target.name()).await)
@@ -397,15 +392,13 @@ impl Docker {
             Ok(())
         };
         tokio::select! {
-            pushed = pushing => pushed.map_err(|e| self.does_not_push(record, e)),
+            pushed = pushing => pushed.map_err(|e: bollard::errors::Error| {
+                let why = format!("{} does not push {} to us", self.describe(), record.id);
+                Error::new(ErrorKind::Engine, why).because(e)
+            }),
             // Docker gives a push up whose connection is closed.
             () = stop => Ok(()),
         }
-    }
-
-    fn does_not_push(&self, record: &ImageRecord, why: bollard::errors::Error) -> Error {
-        let message = format!("{} does not push {} to us", self.describe(), record.id);
-        Error::new(ErrorKind::Engine, message).because(why)
     }
 
     /// Removes the holds of runs that were killed.

@@ -279,7 +279,8 @@ impl Engine {
     pub async fn push_to(
         &self,
         record: &ImageRecord,
-        (target, held): (&Target, bool),
+        target: &Target,
+        held: bool,
         stop: impl Future<Output = ()>,
     ) -> Result<()> {
         match self {

@@ -267,7 +267,9 @@ impl Landing {
     }
 }
 
-/// The source of an image that an engine has pushed. The large blobs are on the nodes already.
+/// The source of an image that an engine has pushed. The large blobs are on the nodes already. By
+/// default nothing was pushed: they have everything.
+#[derive(Default)]
 pub struct Landed {
     kept: HashMap<Digest, Bytes>,
     held: Vec<Inventory>,

@@ -16,7 +16,7 @@ mod upload;
 pub use landing::{Landed, Landing};
 pub use registry::Registry;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use tokio::net::TcpListener;
@@ -78,13 +78,11 @@ impl Listener {
         let mut random = [0; 24];
         getrandom::fill(&mut random)
             .map_err(|e| Error::new(ErrorKind::Internal, "cannot make a password").because(e))?;
-        let mut socket = TcpListener::bind((Ipv4Addr::LOCALHOST, ports.start)).await;
-        for port in ports.skip(1).chain([0]) {
-            if socket.is_ok() {
-                break;
-            }
-            socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
-        }
+        let addresses = ports
+            .chain([0])
+            .map(|port| (Ipv4Addr::LOCALHOST, port).into());
+        let addresses: Vec<SocketAddr> = addresses.collect();
+        let socket = TcpListener::bind(addresses.as_slice()).await;
         let bound = socket.and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
         let (port, socket) = bound.map_err(|e| {
             Error::new(ErrorKind::Engine, "no port of 127.0.0.1 can be had").because(e)

@@ -2,12 +2,9 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
-use futures_util::stream::{self, BoxStream, StreamExt};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::contract::Naming;
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
-use crate::image::{Digest, Image};
+use crate::image::Image;
 use crate::job::Job;
 use crate::load::{self, Leased, Leases, Load};
 use crate::node::tunnel::Tunnel;
@@ -38,25 +35,6 @@ pub(super) struct Delivery<'a> {
 pub(super) struct Destination<'a> {
     pub cluster: &'a Cluster,
     pub sessions: &'a [Arc<Session>],
-}
-
-/// The source of an image that every node has: no layer will be asked for.
-#[derive(Default)]
-struct NoLayers {
-    /// Whether one was asked for all the same, or lost: something was collected since we looked.
-    asked: AtomicBool,
-}
-
-impl Source for NoLayers {
-    fn open(&self, blob: &Digest) -> BoxStream<'static, Result<Bytes>> {
-        self.asked.store(true, Ordering::Relaxed);
-        let error = Error::new(ErrorKind::Load, format!("a node has just lost {blob}"));
-        stream::once(async { Err(error) }).boxed()
-    }
-
-    fn lost(&self) {
-        self.asked.store(true, Ordering::Relaxed);
-    }
 }
 
 /// How long an engine may take to give a push up that is refused.
@@ -102,13 +80,14 @@ async fn try_each_way(
     leases: &mut Leases,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let none = Arc::new(NoLayers::default());
+    // Nothing needs to land.
+    let none = Arc::new(Landed::default());
     let source = Arc::clone(&none) as Arc<dyn Source>;
     if let Some(load) = on_hand(job, to, delivery, source).await? {
         job.step(|| format!("every node has the layers of {}", load.image.id()));
         load::bound(job, to.sessions);
         match load::load_under(job, to.cluster, (leases.all()?, &[]), &load, clock).await {
-            Err(e) if none.asked.load(Ordering::Relaxed) && !job.cancel.is_cancelled() => {
+            Err(e) if none.was_short() && !job.cancel.is_cancelled() => {
                 job.step(|| format!("trying again with everything: {}", one_line(&e)));
                 leases.renew(job, to.sessions).await;
             }
@@ -120,19 +99,18 @@ async fn try_each_way(
     {
         // What a node has lost since it was asked, it gets at the second try.
         for _ in 0..2 {
-            let pushed = push(job, engine, (to, &tunnels), delivery, leases.all()?, clock).await?;
-            let why = match pushed {
+            match push(job, engine, (to, &tunnels), delivery, leases.all()?, clock).await? {
                 Pushed::Loaded(outcome) => return Ok(*outcome),
                 Pushed::Short(why) => {
                     job.step(|| format!("trying again: {why}"));
                     leases.renew(job, to.sessions).await;
-                    continue;
                 }
-                Pushed::Not(why) => why,
-            };
-            job.step(|| format!("saving instead: {why}"));
-            leases.renew(job, to.sessions).await;
-            break;
+                Pushed::Not(why) => {
+                    job.step(|| format!("saving instead: {why}"));
+                    leases.renew(job, to.sessions).await;
+                    break;
+                }
+            }
         }
     }
     let began = Instant::now();
@@ -223,8 +201,7 @@ async fn push(
             other => other.map(|outcome| Pushed::Loaded(Box::new(outcome))),
         }
     };
-    let target = (listener.target(), delivery.listener.is_some());
-    let receiving = receive(job, engine, (&registry, target), &delivery.record, load);
+    let receiving = receive(job, engine, &registry, listener.target(), delivery, load);
     let ((), done) = tokio::join!(landing, receiving);
     registry.stop().await;
     done
@@ -239,16 +216,18 @@ type Received = Result<Result<(Image, Landed)>>;
 async fn receive<T>(
     job: &Job,
     engine: &Engine,
-    (registry, target): (&Registry, (&Target, bool)),
-    record: &ImageRecord,
+    registry: &Registry,
+    target: &Target,
+    delivery: &Delivery<'_>,
     then: impl AsyncFnOnce(Received) -> Result<T>,
 ) -> Result<T> {
+    let record = &delivery.record;
     job.step(|| {
         format!(
             "letting {} push {} to 127.0.0.1:{}",
             engine.describe(),
             record.id,
-            target.0.port
+            target.port
         )
     });
     let silent = Cell::new(false);
@@ -264,7 +243,8 @@ async fn receive<T>(
     };
     let (tell, told) = oneshot::channel();
     let pushing = async {
-        if let Err(Err(e)) = tell.send(engine.push_to(record, target, stop).await) {
+        let held = delivery.listener.is_some();
+        if let Err(Err(e)) = tell.send(engine.push_to(record, target, held, stop).await) {
             // What it was to push is here all the same; a name that it keeps the next run removes.
             tracing::debug!(error = %one_line(&e), "a push failed once it was over");
         }
