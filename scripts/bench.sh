@@ -37,23 +37,14 @@ lab=tests/lab/lab
 scripts/setup.sh build test
 cargo build --release --locked
 kindlift=$PWD/target/release/kindlift
-components=(docker dev)
-for section in "${sections[@]}"; do
-  case $section in
-    overlay2) components+=(overlay2) ;;
-    podman | rootless) components+=(podman) ;;
-  esac
-done
 state=$("$lab" status) || state=down
 # A lab that somebody else has up is theirs to take down.
 lab_is_ours=""
 ! grep -q '^ *down$' <<<"$state" || lab_is_ours=yes
-"$lab" up "${components[@]}"
-exports=$("$lab" env)
-eval "$exports"
 # shellcheck source=lib/bench.sh
 . scripts/lib/bench.sh
 
+dev=(dev-control-plane dev-worker dev-worker2)
 clusters=()
 clean_up() {
   local status=$? name cluster
@@ -69,6 +60,23 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# prepare SECTION: the lab that it needs. A lab of the bench's own is new for each: what one section has
+# left on its disks and in its caches is no load on the next.
+prepare() {
+  local components=(docker dev) exports node
+  case $1 in
+    overlay2) components+=(overlay2) ;;
+    podman | rootless) components+=(podman) ;;
+  esac
+  stop_registry
+  [[ -z $lab_is_ours ]] || "$lab" down
+  "$lab" up "${components[@]}"
+  exports=$("$lab" env)
+  eval "$exports"
+  start_registry
+  for node in "${dev[@]}"; do tell_node "$node"; done
+} >&2
 
 # Images of this run alone; those of a lab that stays go at the end.
 run=bench-$$
@@ -164,8 +172,6 @@ forget() {
   done
   rm -rf "${work:?}/$1"
 }
-
-dev=(dev-control-plane dev-worker dev-worker2)
 
 # changed ENGINE: 1, 20 and 100 MB of 0.5 GB.
 changed() {
@@ -403,14 +409,14 @@ inner() {
 echo "0.5 GB in five layers, three nodes, unless said; medians of $rounds; $(nproc) cores, $(date +%F)"
 "$kindlift" --version
 kind version
+prepare "${sections[0]}"
 docker version --format 'Docker {{.Server.Version}}'
 docker exec dev-worker containerd --version
 echo
 echo '| from the end of the build to the proof | kindlift | peer | ratio | goal | met |'
 echo '|---|---:|---:|---:|---:|---|'
-start_registry
-for node in "${dev[@]}"; do tell_node "$node"; done
 for section in "${sections[@]}"; do
+  [[ $section == "${sections[0]}" ]] || prepare "$section"
   case $section in
     containerd | overlay2 | podman | rootless) changed "$section" ;;
     nodes) by_number ;;

@@ -11,12 +11,15 @@ registry="" registry_pid=""
 # Nodes that were told of the registry.
 told=()
 
+# stop_registry: ends it, if there is one, and takes back what nodes were told.
 stop_registry() {
   local node
   for node in "${told[@]}"; do
     docker exec "$node" rm -rf "/etc/containerd/certs.d/$registry" || true
   done
   [[ -z $registry_pid ]] || kill "$registry_pid" || true
+  told=() registry="" registry_pid=""
+  rm -rf "$work/registry"
 }
 
 # start_registry: Debian's docker-registry on all addresses, its images in the work folder.
