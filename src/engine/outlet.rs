@@ -104,7 +104,7 @@ impl Sent {
         self.bytes
     }
 
-    /// Tells whether a blob was asked for that the nodes were said to have.
+    /// Tells whether something is missing that the nodes were said to have.
     pub fn was_short(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
@@ -118,5 +118,9 @@ impl Source for Sent {
         self.asked.store(true, Ordering::Relaxed);
         let error = Error::new(ErrorKind::Load, format!("a node does not have {blob}"));
         stream::once(async { Err(error) }).boxed()
+    }
+
+    fn lost(&self) {
+        self.asked.store(true, Ordering::Relaxed);
     }
 }

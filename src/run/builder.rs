@@ -1,8 +1,8 @@
 //! A build by a builder that is no engine: what it sends goes to the nodes, and into no engine.
 //!
 //! What every node has the builder does not send. That is known by its blobs, before it is known
-//! what they are stacked on: so a node may turn out to need one after all, and the builder, which
-//! has it all built by then, is asked again for everything.
+//! what they are stacked on: so a node may turn out to need one after all, or lose one meanwhile, and
+//! the builder, which has it all built by then, is asked again for everything.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -44,6 +44,7 @@ pub(super) async fn by_builder(
     let mut spec = plan.spec.clone();
     spec.platforms = vec![platform.clone()];
     let began = Instant::now();
+    let mut again = false;
     loop {
         job.step(|| format!("building with {}", builder.describe()));
         let (image, sent) = builder.build(&spec, &platform, held, job).await?;
@@ -65,9 +66,9 @@ pub(super) async fn by_builder(
             found,
         };
         match load::load(job, cluster, &sessions, &load, clock).await {
-            Err(e) if sent.was_short() && !job.cancel.is_cancelled() => {
+            Err(e) if sent.was_short() && !again && !job.cancel.is_cancelled() => {
                 job.step(|| format!("trying again with everything: {}", one_line(&e)));
-                held = Blobs::new();
+                (again, held) = (true, Blobs::new());
             }
             loaded => return loaded.map(|outcome| (sessions, outcome)),
         }

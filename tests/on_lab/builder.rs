@@ -13,13 +13,13 @@ use crate::registry::{self, Registry};
 use crate::run::{self, Run};
 
 /// A builder that buildx knows for as long as a test needs it.
-struct Builder {
+pub struct Builder {
     folder: TempDir,
     name: String,
 }
 
 impl Builder {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let builder = Self {
             folder: TempDir::with_prefix("kindlift-buildx-").unwrap(),
             name: lab::unique("far"),
@@ -42,7 +42,7 @@ impl Builder {
         command.env("BUILDX_CONFIG", self.folder.path())
     }
 
-    fn build(&self, app: &App, args: &[&str]) -> Command {
+    pub fn build(&self, app: &App, args: &[&str]) -> Command {
         let mut kindlift = lab::kindlift();
         self.known_to(&mut kindlift)
             .current_dir(app.folder())

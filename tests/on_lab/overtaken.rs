@@ -2,10 +2,12 @@
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::builder::Builder;
 use crate::lab::{self, App, Cluster, Node};
 use crate::pair::{Colour, Pair, Source};
 use crate::run::{self, Run, Running};
@@ -147,22 +149,14 @@ fn is_superseded(run: Run, name: &str, by: &str) -> Run {
         .never_says("former names")
 }
 
-#[test]
-fn what_a_node_loses_before_the_names_move_comes_again() {
-    let cluster = Cluster::new("loses", 1, &[]);
-    let app = App::new("loses");
-    let load = || {
-        let mut kindlift = lab::kindlift();
-        kindlift.args(["build", "--tag", &app.tag("dev"), "--verbose"]);
-        kindlift.args(["--cluster", &cluster.name]);
-        kindlift.arg(app.folder());
-        kindlift
-    };
+/// Builds, and once more with something new, which a node loses when everything is staged.
+#[track_caller]
+fn loses_what_was_staged(cluster: &Cluster, app: &App, load: impl Fn() -> Command) -> Run {
     run::run(&mut load()).expect(0);
     let worker = cluster.worker();
     let before = Node::of(worker).snapshots;
     app.random("app.bin", 1_000_000);
-    let lock = Lock::take(&cluster);
+    let lock = Lock::take(cluster);
     let mut running = run::start(&mut load());
     running.wait_until("everything is staged", |running| {
         running.stderr().contains("staged on every node\n")
@@ -172,13 +166,36 @@ fn what_a_node_loses_before_the_names_move_comes_again() {
         lab::exec(worker, &remove).expect(0);
     }
     lock.release();
-    running
-        .finish()
-        .expect(0)
-        .says("trying again: node ")
-        .never_says("saving");
+    let run = running.finish().expect(0);
     lab::proven(&cluster.nodes, &[app.on_node("dev")]);
-    no_leases(&cluster);
+    no_leases(cluster);
+    run
+}
+
+#[test]
+fn what_a_node_loses_before_the_names_move_comes_again() {
+    let cluster = Cluster::new("loses", 1, &[]);
+    let app = App::new("loses");
+    let args = [
+        "--tag",
+        &app.tag("dev"),
+        "--verbose",
+        "--cluster",
+        &cluster.name,
+    ];
+    loses_what_was_staged(&cluster, &app, || {
+        let mut kindlift = lab::kindlift();
+        kindlift.arg("build").args(args).arg(app.folder());
+        kindlift
+    })
+    .says("trying again: node ")
+    .never_says("saving");
+    // And from a builder that is no engine.
+    let (app, builder) = (App::new("loses-built"), Builder::new());
+    let tag = app.tag("dev");
+    let args = [&args[2..], &["--tag", &tag, "."]].concat();
+    loses_what_was_staged(&cluster, &app, || builder.build(&app, &args))
+        .says("trying again with everything: node ");
 }
 
 #[test]
