@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result, one_line};
 use crate::image::{Image, Platform};
 use crate::job::Job;
 use crate::lock::ClusterLock;
-use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::crictl::{self, Shown};
 use crate::node::inventory::{self, Inventory};
 use crate::node::lease::{self, Lease};
 use crate::node::name::{self, Claim, Former};
@@ -26,19 +26,28 @@ use crate::reference::Reference;
 use crate::report::{Clock, Doing, Event, NodeOutcome, NodeResult, Outcome};
 use crate::source::Source;
 
-/// Opens a session with every node, all at once.
+/// Opens a session with every node, all at once. Where the name is known for which crictl will be
+/// asked, it starts there.
 ///
 /// # Errors
 /// Cluster error, naming the first node that does not answer.
-pub async fn open(nodes: &[Node], job: &Job) -> Result<Vec<Arc<Session>>> {
-    let opening = nodes
-        .iter()
-        .map(|node| async { Session::open(node, job).await.map(Arc::new) });
+pub async fn open(
+    nodes: &[Node],
+    name: Option<&Reference>,
+    job: &Job,
+) -> Result<Vec<Arc<Session>>> {
+    let name = name.map(Reference::to_string);
+    let opening = nodes.iter().map(|node| async {
+        let session = Session::open(node, job).await?;
+        if let Some(name) = &name {
+            session.start_crictl(name).await;
+        }
+        Ok(Arc::new(session))
+    });
     job.cancel.unless(try_join_all(opening)).await
 }
 
-/// Opens a session with every node, sweeps what dead runs have left there, and starts what the proof
-/// of a load will need: a crictl that waits, for the first of the names, if that is known already.
+/// Opens a session with every node, and sweeps what dead runs have left there.
 ///
 /// # Errors
 /// As [`open`].
@@ -47,11 +56,7 @@ pub async fn open_to_load(
     name: Option<&Reference>,
     job: &Job,
 ) -> Result<Vec<Arc<Session>>> {
-    let sessions = open(nodes, job).await?;
-    let name = name.map(Reference::to_string);
-    sessions
-        .iter()
-        .for_each(|session| session.start_crictl(name.as_deref()));
+    let sessions = open(nodes, name, job).await?;
     let sweeps = join_all(sessions.iter().map(|session| lease::sweep_once(session)));
     job.cancel.unless(async { Ok(sweeps.await) }).await?;
     Ok(sessions)
@@ -305,16 +310,10 @@ async fn transaction(
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    let waiting = parts
-        .iter()
-        .map(|part| {
-            let mut crictl = part.session.crictl();
-            if let Some(name) = load.names.first() {
-                crictl.tell(&name.to_string());
-            }
-            crictl
-        })
-        .collect::<Vec<_>>();
+    if let Some(name) = load.names.first() {
+        let name = name.to_string();
+        join_all(parts.iter().map(|part| part.session.start_crictl(&name))).await;
+    }
     let began = Instant::now();
     let staged = job.cancel.unless(stage_all(job, parts, load)).await?;
     clock.end("stage", began);
@@ -349,11 +348,7 @@ async fn transaction(
     let began = Instant::now();
     let proven = match given.into_iter().find_map(Result::err) {
         Some(e) => Err(e),
-        None => {
-            job.cancel
-                .unless(prove_all(job, parts, waiting, &claim))
-                .await
-        }
+        None => job.cancel.unless(prove_all(job, parts, &claim)).await,
     };
     clock.end("verify", began);
     match proven {
@@ -452,14 +447,9 @@ pub(crate) async fn has_room(session: &Link, needed: u64) -> Result<()> {
     )))
 }
 
-async fn prove_all(
-    job: &Job,
-    parts: &[Part<'_>],
-    waiting: Vec<Waiting>,
-    claim: &Claim<'_>,
-) -> Result<Vec<(Shown, f64)>> {
-    try_join_all(parts.iter().zip(waiting).map(|(part, waiting)| async {
-        let shown = crictl::prove(part.session, waiting, claim).await?;
+async fn prove_all(job: &Job, parts: &[Part<'_>], claim: &Claim<'_>) -> Result<Vec<(Shown, f64)>> {
+    try_join_all(parts.iter().map(|part| async {
+        let shown = crictl::prove(part.session, claim).await?;
         part.does(job, Doing::Proven);
         Ok((shown, part.began.elapsed().as_secs_f64()))
     }))

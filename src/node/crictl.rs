@@ -1,35 +1,17 @@
 //! The proof: crictl on the node shows exactly the image, under every name.
-//!
-//! crictl takes longer to start than to ask. So a shell is started first, which waits on stdin for
-//! the name; crictl starts as soon as that is known, and waits for its configuration, which comes to
-//! its end when everything is named: only then does it ask anybody anything.
 
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::name::{self, Claim};
 use super::session::Session;
 use super::stage;
-use crate::cluster::{Exec, Node};
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::{Image, Platform};
 use crate::reference::Reference;
 
-/// Reads the name from stdin: nothing that a user typed is part of the script. crictl's configuration
-/// is the node's own; what it waits for is the second line. (By a variable, because flags would move
-/// the others: <https://github.com/kubernetes-sigs/cri-tools/blob/master/docs/crictl.md>.)
-/// crictl itself gives a busy node two seconds; how long a node may be silent is ours to say.
-const SCRIPT: &str = r#"IFS= read -r ref || exit 0
-config=${CRI_CONFIG_FILE:-/etc/crictl.yaml}
-{
-  while IFS= read -r line || [ -n "$line" ]; do printf '%s\n' "$line"; done <"$config"
-  IFS= read -r go
-} 2>/dev/null | CRI_CONFIG_FILE=/dev/stdin crictl --timeout 60s inspecti -o json "$ref""#;
 /// How long the CRI may take to follow containerd's events; seen: 142 ms at most.
 const SETTLE: Duration = Duration::from_secs(15);
 /// How often an earlier load may take a name while it is proven.
@@ -93,99 +75,42 @@ pub fn parse(output: &[u8]) -> Result<Shown> {
     })
 }
 
-/// A crictl that waits on the node until it may ask.
-pub struct Waiting {
-    node: Node,
-    starting: AbortOnDropHandle<Result<Exec>>,
-    /// Takes the name, once.
-    tell: Option<oneshot::Sender<String>>,
-    /// The name that it was told.
-    name: Option<String>,
+/// What a `crictl inspecti -o json` left.
+#[derive(Debug, Default)]
+pub struct Ran {
+    /// What it wrote to stdout.
+    pub stdout: Vec<u8>,
+    /// What it wrote to stderr.
+    pub stderr: String,
+    /// Whether it succeeded.
+    pub success: bool,
+    /// How it ended, e.g. `exit status: 1`.
+    pub status: String,
 }
 
-impl Waiting {
-    /// Starts it, in the background.
-    pub fn start(node: &Node) -> Self {
-        let on = node.clone();
-        let (tell, told) = oneshot::channel::<String>();
-        let starting = tokio::spawn(async move {
-            let mut exec = on.exec(&["sh", "-c", SCRIPT]).await?;
-            if let Ok(name) = told.await {
-                // An exec that has ended tells why on stderr; the broken pipe does not.
-                let _ = exec.stdin.write_all(format!("{name}\n").as_bytes()).await;
-                let _ = exec.stdin.flush().await;
-            }
-            Ok(exec)
-        });
-        Self {
-            node: node.clone(),
-            starting: AbortOnDropHandle::new(starting),
-            tell: Some(tell),
-            name: None,
-        }
+/// Lets crictl inspect an image. None, if the node has no such image.
+///
+/// # Errors
+/// Verify error, with crictl's words.
+async fn inspect(session: &Session, name: &str) -> Result<Option<Shown>> {
+    let ran = session
+        .inspecti(name)
+        .await
+        .map_err(|failure| failure.of_kind(ErrorKind::Verify))?;
+    if ran.success {
+        return parse(&ran.stdout).map(Some);
     }
-
-    /// Tells it which name it will be asked for: all that it can do before it asks, it does now.
-    pub fn tell(&mut self, name: &str) {
-        if let Some(tell) = self.tell.take() {
-            self.name = Some(name.to_owned());
-            // A task that is gone has an error, which shows when the exec is waited for.
-            let _ = tell.send(name.to_owned());
-        }
+    if ran.stderr.contains("no such image") {
+        return Ok(None);
     }
-
-    /// Makes it one that will be asked for this name: itself, unless it was told another.
-    fn for_name(mut self, name: &str) -> Self {
-        self.tell(name);
-        if self.name.as_deref() == Some(name) {
-            return self;
-        }
-        let mut other = Self::start(&self.node);
-        other.tell(name);
-        other
-    }
-
-    /// Lets it inspect an image. None, if the node has no such image.
-    ///
-    /// # Errors
-    /// Verify error, with crictl's words.
-    pub async fn inspect(self, session: &Session, name: &str) -> Result<Option<Shown>> {
-        let command = format!("crictl inspecti (on node {})", self.node.name);
-        let lost = || Error::new(ErrorKind::Verify, format!("lost track of {command}"));
-        let starting = self.for_name(name).starting;
-        let work = async {
-            let exec = starting.await.map_err(|e| lost().because(e))??;
-            let Exec {
-                mut stdin,
-                mut stdout,
-                mut end,
-            } = exec;
-            let _ = stdin.write_all(b"\n").await;
-            let _ = stdin.flush().await;
-            let mut output = Vec::new();
-            let read = stdout.read_to_end(&mut output).await;
-            read.map_err(|e| lost().because(e))?;
-            Ok::<_, Error>((output, end.wait().await))
-        };
-        let (output, ended) = session
-            .race(Duration::from_secs(60), "crictl inspecti", work)
-            .await
-            .map_err(|failure| failure.of_kind(ErrorKind::Verify))?
-            .map_err(|e| e.with_kind(ErrorKind::Verify))?;
-        if ended.success {
-            return parse(&output).map(Some);
-        }
-        if ended.stderr.contains("no such image") {
-            return Ok(None);
-        }
-        // What Docker cannot start, it says on stdout.
-        let said = format!("{}\n{}", ended.stderr, String::from_utf8_lossy(&output));
-        Err(Error::new(
-            ErrorKind::Verify,
-            format!("`{command}` failed ({})", ended.status),
-        )
-        .because(said.trim().to_owned()))
-    }
+    let command = format!("crictl inspecti (on node {})", session.node().name);
+    // What Docker cannot start, it says on stdout.
+    let said = format!("{}\n{}", ran.stderr, String::from_utf8_lossy(&ran.stdout));
+    Err(Error::new(
+        ErrorKind::Verify,
+        format!("`{command}` failed ({})", ran.status),
+    )
+    .because(said.trim().to_owned()))
 }
 
 /// Proves that a node shows exactly this image under every name, unpacked, and that the names
@@ -194,19 +119,11 @@ impl Waiting {
 /// # Errors
 /// Verify error, naming node, name and what crictl shows instead; superseded, if somebody else
 /// has moved a name meanwhile.
-pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Result<Shown> {
-    let mut waiting = Some(waiting);
+pub async fn prove(session: &Session, claim: &Claim<'_>) -> Result<Shown> {
     for _ in 0..TRIES {
         let names = claim.names.iter();
         try_join_all(names.map(|name| settle(session, claim, name))).await?;
-        let early = waiting.take();
-        let may_be_lost = early.is_some();
-        let crictl = early.unwrap_or_else(|| session.crictl());
-        let mut shown = confirm(session, crictl, claim.image, claim.names).await;
-        if shown.is_err() && may_be_lost {
-            // It has waited since before the build, and may have been ended meanwhile.
-            shown = confirm(session, session.crictl(), claim.image, claim.names).await;
-        }
+        let shown = confirm(session, claim.image, claim.names).await;
         match keep(session, claim).await {
             Ok(true) => return shown,
             Ok(false) => {}
@@ -227,12 +144,7 @@ pub async fn prove(session: &Session, waiting: Waiting, claim: &Claim<'_>) -> Re
 ///
 /// # Errors
 /// Verify error, naming node, name and what crictl shows instead.
-pub async fn confirm(
-    session: &Session,
-    waiting: Waiting,
-    image: &Image,
-    names: &[Reference],
-) -> Result<Shown> {
+pub async fn confirm(session: &Session, image: &Image, names: &[Reference]) -> Result<Shown> {
     let unproven = |why: String| {
         Error::new(
             ErrorKind::Verify,
@@ -247,10 +159,7 @@ pub async fn confirm(
     };
     let name = first.to_string();
     // crictl lists images whose layers are gone.
-    let (shown, there) = tokio::join!(
-        waiting.inspect(session, &name),
-        stage::check(session, image)
-    );
+    let (shown, there) = tokio::join!(inspect(session, &name), stage::check(session, image));
     let shown = shown?.ok_or_else(|| unproven(format!("crictl finds no {first}")))?;
     let id = image.id().to_string();
     if shown.id != id {

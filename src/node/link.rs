@@ -5,14 +5,12 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use containerd_client::tonic::{Code, Status};
 use tokio::sync::{OnceCell, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::crictl::Waiting;
 use crate::cluster::Node;
 use crate::error::{Error, ErrorKind, Result};
 use crate::image::Platform;
@@ -64,8 +62,6 @@ pub struct Link {
     node: Node,
     facts: Facts,
     dead: watch::Receiver<Option<String>>,
-    /// A crictl that was started before it is needed.
-    crictl: Mutex<Option<Waiting>>,
     swept: OnceCell<()>,
     _keeper: AbortOnDropHandle<()>,
 }
@@ -120,7 +116,6 @@ impl Link {
             node,
             facts,
             dead,
-            crictl: Mutex::default(),
             swept: OnceCell::new(),
             _keeper: AbortOnDropHandle::new(tokio::spawn(keeper(died))),
         }
@@ -144,22 +139,6 @@ impl Link {
     /// Returns what is set once what dead runs left on the node is swept.
     pub(super) fn swept(&self) -> &OnceCell<()> {
         &self.swept
-    }
-
-    /// Starts a crictl on the node, so that it waits there when it is needed; with the name that it
-    /// will be asked for, if that is known.
-    pub fn start_crictl(&self, name: Option<&str>) {
-        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = crictl.get_or_insert_with(|| Waiting::start(&self.node));
-        if let Some(name) = name {
-            waiting.tell(name);
-        }
-    }
-
-    /// Returns the crictl that was started early, or starts one now.
-    pub fn crictl(&self) -> Waiting {
-        let mut crictl = self.crictl.lock().unwrap_or_else(PoisonError::into_inner);
-        crictl.take().unwrap_or_else(|| Waiting::start(&self.node))
     }
 
     /// Waits for anything the node owes us, but not for a dead node and not for ever.

@@ -15,6 +15,7 @@ use containerd_client::services::v1::Image as Record;
 use containerd_client::types::Descriptor;
 use futures_util::stream::BoxStream;
 
+use super::crictl;
 use super::inventory::Inventory;
 use super::lease::{Held, Lease, Listed};
 use super::link::{Failure, Link};
@@ -279,6 +280,25 @@ impl Session {
         match self {
             Self::Tunnel(tunnel) => tunnel.shown(name).await,
             Self::Plain(plain) => plain.shown(name).await,
+        }
+    }
+
+    /// Lets a crictl start that will inspect this image, where one can wait until it is needed: it
+    /// takes longer to start than to ask.
+    pub async fn start_crictl(&self, name: &str) {
+        if let Self::Tunnel(tunnel) = self {
+            tunnel.start_crictl(name).await;
+        }
+    }
+
+    /// Runs `crictl inspecti` on the node: lets the one ask that was started, or another.
+    ///
+    /// # Errors
+    /// That the node stopped answering.
+    pub(super) async fn inspecti(&self, name: &str) -> Result<crictl::Ran, Failure> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.inspecti(name).await,
+            Self::Plain(plain) => plain.inspecti(name).await,
         }
     }
 

@@ -7,7 +7,7 @@ use futures_util::future::try_join_all;
 
 use super::deliver::{Delivery, Destination, deliver, not_there};
 use super::{LoadRequest, Where, allow, find, warn_about_latest};
-use crate::cluster::{Cluster, Node};
+use crate::cluster::Cluster;
 use crate::contract::{self, Naming};
 use crate::engine::{Engine, ImageRecord};
 use crate::error::{Error, ErrorKind, Result, one_line};
@@ -15,7 +15,7 @@ use crate::image::{Image, ImageId};
 use crate::job::Job;
 use crate::load;
 use crate::node::Session;
-use crate::node::crictl::{self, Shown, Waiting};
+use crate::node::crictl::{self, Shown};
 use crate::node::find::{self as on_node, Held};
 use crate::reference::Reference;
 use crate::report::{Clock, Event, NodeOutcome, NodeResult, Outcome};
@@ -47,8 +47,6 @@ struct Opened {
     engine: Result<Engine>,
     cluster: Cluster,
     sessions: Vec<Arc<Session>>,
-    /// A crictl on each node, for the first name that is looked at.
-    waiting: Vec<Waiting>,
 }
 
 impl Opened {
@@ -78,20 +76,15 @@ impl Opened {
         })
     }
 
-    /// Looks at every node, and compares; with the crictls that wait, or new ones once those are
-    /// used up.
+    /// Looks at every node, and compares.
     async fn examine(
-        &mut self,
+        &self,
         job: &Job,
         request: &LoadRequest,
         name: &Reference,
         expected: Option<&Expected<'_>>,
     ) -> Result<Finding> {
-        let waiting = match std::mem::take(&mut self.waiting) {
-            used if used.is_empty() => start_all(self.sessions.iter().map(|s| s.node())),
-            waiting => waiting,
-        };
-        let examining = examine(&self.sessions, waiting, name, expected, &request.place);
+        let examining = examine(&self.sessions, name, expected, &request.place);
         job.cancel.unless(examining).await
     }
 }
@@ -112,7 +105,7 @@ pub async fn verify(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     } else {
         names
     };
-    let mut opened = open(job, request, &mut clock).await?;
+    let opened = open(job, request, names.first(), &mut clock).await?;
     let mut outcomes = Vec::new();
     for name in &names {
         let began = Instant::now();
@@ -153,10 +146,11 @@ pub async fn ensure(job: &Job, request: &LoadRequest) -> Result<Vec<Outcome>> {
     subjects
         .iter()
         .for_each(|(name, naming)| warn_about_latest(job, *naming, name));
-    let mut opened = open(job, request, &mut clock).await?;
+    let first = subjects.first().map(|(name, _)| name);
+    let opened = open(job, request, first, &mut clock).await?;
     let mut outcomes = Vec::new();
     for (name, naming) in subjects {
-        outcomes.push(ensure_one(job, request, &mut opened, (&name, naming), &mut clock).await?);
+        outcomes.push(ensure_one(job, request, &opened, (&name, naming), &mut clock).await?);
     }
     Ok(outcomes)
 }
@@ -181,7 +175,7 @@ fn subjects(job: &Job, request: &LoadRequest) -> Result<Vec<(Reference, Naming)>
 async fn ensure_one(
     job: &Job,
     request: &LoadRequest,
-    opened: &mut Opened,
+    opened: &Opened,
     (name, naming): (&Reference, Naming),
     clock: &mut Clock,
 ) -> Result<Outcome> {
@@ -233,7 +227,13 @@ fn subject_names(job: &Job) -> Result<Vec<Reference>> {
         .collect())
 }
 
-async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Opened> {
+/// Opens everything that a check needs; `first` is the name that it begins with.
+async fn open(
+    job: &Job,
+    request: &LoadRequest,
+    first: Option<&Reference>,
+    clock: &mut Clock,
+) -> Result<Opened> {
     let began = Instant::now();
     let engine = async {
         // Without an engine the nodes can still be compared with one another.
@@ -243,13 +243,10 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
     };
     let place = async {
         let (cluster, nodes) = find(job, &request.place, false).await?;
-        // crictl starts while the sessions open.
-        let waiting = start_all(&nodes);
-        let sessions = load::open(&nodes, job).await?;
-        Ok((cluster, sessions, waiting))
+        let sessions = load::open(&nodes, first, job).await?;
+        Ok((cluster, sessions))
     };
-    let (engine, (cluster, sessions, waiting)) =
-        futures_util::try_join!(job.cancel.unless(engine), place)?;
+    let (engine, (cluster, sessions)) = futures_util::try_join!(job.cancel.unless(engine), place)?;
     clock.end("find", began);
     match &engine {
         Err(_) if request.engine.is_some() => {
@@ -265,13 +262,7 @@ async fn open(job: &Job, request: &LoadRequest, clock: &mut Clock) -> Result<Ope
         engine,
         cluster,
         sessions,
-        waiting,
     })
-}
-
-/// Starts a crictl on each node.
-fn start_all<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Waiting> {
-    nodes.into_iter().map(Waiting::start).collect()
 }
 
 /// What the nodes' image is compared with.
@@ -294,15 +285,11 @@ impl Expected<'_> {
 /// Looks at every node, and compares.
 async fn examine(
     sessions: &[Arc<Session>],
-    waiting: Vec<Waiting>,
     name: &Reference,
     expected: Option<&Expected<'_>>,
     place: &Where,
 ) -> Result<Finding> {
-    let judging = sessions
-        .iter()
-        .zip(waiting)
-        .map(|(session, waiting)| judge(session, waiting, name, place));
+    let judging = sessions.iter().map(|session| judge(session, name, place));
     let verdicts = try_join_all(judging).await?;
     let mut finding = Finding {
         wrong: Vec::new(),
@@ -356,14 +343,8 @@ async fn examine(
     Ok(finding)
 }
 
-async fn judge(
-    session: &Session,
-    mut waiting: Waiting,
-    name: &Reference,
-    place: &Where,
-) -> Result<Verdict> {
+async fn judge(session: &Session, name: &Reference, place: &Where) -> Result<Verdict> {
     let began = Instant::now();
-    waiting.tell(&name.to_string());
     let image = match on_node::held(session, &name.to_string())
         .await
         .map_err(|e| e.with_kind(ErrorKind::Verify))?
@@ -379,7 +360,7 @@ async fn judge(
             session.facts().platform
         )));
     }
-    match crictl::confirm(session, waiting, &image, std::slice::from_ref(name)).await {
+    match crictl::confirm(session, &image, std::slice::from_ref(name)).await {
         Ok(shown) => Ok(Verdict::Good {
             image,
             shown,

@@ -124,7 +124,7 @@ struct Candidate {
 /// not let go of an image.
 pub async fn prune(job: &Job, request: &PruneRequest) -> Result<Pruning> {
     let (cluster, nodes) = find(job, &request.place, false).await?;
-    let sessions = load::open(&nodes, job).await?;
+    let sessions = load::open(&nodes, None, job).await?;
     prune_nodes(job, request, &cluster, &sessions).await
 }
 

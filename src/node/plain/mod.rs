@@ -23,7 +23,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use super::crictl;
+use super::crictl::{self, Ran};
 use super::hello;
 use super::link::{Failure, Link, beat};
 use super::tunnel::cri::snapshotter_of;
@@ -108,20 +108,43 @@ impl Plain {
     /// The call's failure.
     pub(super) async fn shown(&self, name: &str) -> Result<Option<String>, Failure> {
         let what = "asking the CRI for the image";
-        let args = ["crictl", "--timeout", "60s", "inspecti", "-o", "json", name];
-        match run(&self.link, what, &args).await {
-            Ok(output) => match crictl::parse(&output) {
-                Ok(shown) => Ok(Some(shown.id)),
-                Err(e) => Err(self.failure(what, &Status::unknown(one_line(&e).to_string()))),
-            },
-            Err(failure) if failure.text.contains("no such image") => Ok(None),
-            Err(failure) => Err(failure),
+        let ran = self.inspecti(name).await?;
+        if !ran.success && ran.stderr.contains("no such image") {
+            return Ok(None);
         }
+        let failed = |status: &Status| self.failure(what, status);
+        if !ran.success {
+            let stdout = String::from_utf8_lossy(&ran.stdout);
+            return Err(failed(&said(&ran.stderr, &stdout)));
+        }
+        let shown = crictl::parse(&ran.stdout);
+        let shown = shown.map_err(|e| failed(&Status::unknown(one_line(&e).to_string())))?;
+        Ok(Some(shown.id))
+    }
+
+    /// Runs `crictl inspecti` on the node. crictl itself gives a busy node two seconds; how long a node
+    /// may be silent is ours to say.
+    ///
+    /// # Errors
+    /// That the node stopped answering.
+    pub(super) async fn inspecti(&self, name: &str) -> Result<Ran, Failure> {
+        let args = ["crictl", "--timeout", "60s", "inspecti", "-o", "json", name];
+        ran(&self.link, "crictl inspecti", &args).await
     }
 }
 
-/// Runs a program on the node to its end.
+/// Runs a program on the node to its end, and returns what it wrote to stdout.
 async fn run(link: &Link, what: &str, args: &[&str]) -> Result<Vec<u8>, Failure> {
+    let ran = ran(link, what, args).await?;
+    if ran.success {
+        return Ok(ran.stdout);
+    }
+    let status = said(&ran.stderr, &String::from_utf8_lossy(&ran.stdout));
+    Err(link.failure(what, &status))
+}
+
+/// Runs a program on the node to its end.
+async fn ran(link: &Link, what: &str, args: &[&str]) -> Result<Ran, Failure> {
     let work = async {
         let Exec {
             stdin,
@@ -133,13 +156,15 @@ async fn run(link: &Link, what: &str, args: &[&str]) -> Result<Vec<u8>, Failure>
         let read = stdout.read_to_end(&mut output).await;
         read.map_err(|e| Status::unavailable(e.to_string()))?;
         let ended = end.wait().await;
-        if ended.success {
-            return Ok(output);
-        }
-        Err(said(&ended.stderr, &String::from_utf8_lossy(&output)))
+        Ok(Ran {
+            stdout: output,
+            stderr: ended.stderr,
+            success: ended.success,
+            status: ended.status,
+        })
     };
     let done = link.race(CALL, what, work).await?;
-    done.map_err(|status| link.failure(what, &status))
+    done.map_err(|status: Status| link.failure(what, &status))
 }
 
 fn unavailable(e: &Error) -> Status {

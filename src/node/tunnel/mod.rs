@@ -20,13 +20,14 @@ use std::time::Duration;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Request, Response, Status};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::crictl::Ran;
 use super::link::{Failure, Link, beat};
 use crate::cluster::{End, Node};
 use crate::error::{Error, ErrorKind, Result};
-use frames::Frames;
+use frames::{Closed, Crictl, Frames};
 use open::{Activity, Opened};
 
 pub use open::Refusal;
@@ -42,6 +43,8 @@ pub struct Tunnel {
     link: Arc<Link>,
     channel: Channel,
     frames: Frames,
+    /// A crictl that was started before it is needed, and for which name.
+    crictl: Arc<Mutex<Option<(String, Crictl)>>>,
 }
 
 impl Deref for Tunnel {
@@ -77,7 +80,44 @@ impl Tunnel {
             link: Arc::new(link),
             channel,
             frames,
+            crictl: Arc::default(),
         })
+    }
+
+    /// Lets a crictl start that will inspect this image.
+    pub(super) async fn start_crictl(&self, name: &str) {
+        let mut early = self.crictl.lock().await;
+        if early.as_ref().is_none_or(|(other, _)| other != name) {
+            // What is closed fails when it is asked.
+            let started = self.frames.crictl(name).await.ok();
+            *early = started.map(|crictl| (name.to_owned(), crictl));
+        }
+    }
+
+    /// Runs `crictl inspecti` on the node.
+    ///
+    /// # Errors
+    /// That the node stopped answering.
+    pub(super) async fn inspecti(&self, name: &str) -> Result<Ran, Failure> {
+        let what = "crictl inspecti";
+        let early = self.crictl.lock().await.take();
+        let work = async {
+            if let Some((other, crictl)) = early
+                && other == name
+            {
+                let ran = crictl.ask().await?;
+                if ran.success {
+                    return Ok(ran);
+                }
+                // It may have waited since before a build, and been ended meanwhile.
+                tracing::debug!(status = ran.status, stderr = ran.stderr, "crictl again");
+            }
+            self.frames.crictl(name).await?.ask().await
+        };
+        match self.race(CALL, what, work).await? {
+            Ok(ran) => Ok(ran),
+            Err(Closed) => Err(self.failure(what, &Status::unavailable("the tunnel is closed"))),
+        }
     }
 
     /// Returns the connection to containerd.

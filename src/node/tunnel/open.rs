@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, BufReader, ReadBuf};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::frames::{self, Frames};
+use super::frames::{self, Frames, Shared};
 use crate::cluster::{End, Exec, Node, Output};
 use crate::error::{Error, ErrorKind, Result};
 use crate::node::hello::{self, Hello};
@@ -61,7 +61,7 @@ pub(super) struct Opened {
     pub hello: Hello,
     /// When bytes last came.
     pub activity: Arc<Activity>,
-    /// The way to the files of ingests.
+    /// The way to the files of ingests, and to crictls.
     pub frames: Frames,
     /// The exec.
     pub end: End,
@@ -115,8 +115,13 @@ pub(super) async fn open(node: &Node, patience: Duration) -> Result<Opened, Refu
         }
         Err(_) => return Err(silent().into()),
     };
-    let (socket, frames, filling) = frames::share(stdin);
-    let mut pipe = Some(tokio::io::join(stdout, socket));
+    let Shared {
+        incoming,
+        outgoing,
+        frames,
+        filling,
+    } = frames::share(stdin, stdout);
+    let mut pipe = Some(tokio::io::join(incoming, outgoing));
     let connect = tower::service_fn(move |_| {
         // A tunnel is opened once; a broken one is an error, not a reason to try again.
         let pipe = pipe.take().map(TokioIo::new);
