@@ -30,9 +30,11 @@ version: 0.1
 storage: {filesystem: {rootdirectory: $work/registry}}
 http: {addr: '0.0.0.0:0'}
 C
+  # A former one's log names a former one's port.
+  rm -f "$work/registry.log"
   docker-registry serve "$work/registry.yml" >"$work/registry.requests" 2>"$work/registry.log" &
   registry_pid=$!
-  until port=$(grep -o 'listening on [^ "]*' "$work/registry.log" | grep -o '[0-9]*$'); do
+  until port=$(grep -os 'listening on [^ "]*' "$work/registry.log" | grep -o '[0-9]*$'); do
     kill -0 "$registry_pid"
     sleep 0.1
   done
