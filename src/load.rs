@@ -310,12 +310,15 @@ async fn transaction(
     load: &Load,
     clock: &mut Clock,
 ) -> Result<Outcome> {
-    if let Some(name) = load.names.first() {
-        let name = name.to_string();
-        join_all(parts.iter().map(|part| part.session.start_crictl(&name))).await;
-    }
     let began = Instant::now();
-    let staged = job.cancel.unless(stage_all(job, parts, load)).await?;
+    let staging = async {
+        if let Some(name) = load.names.first() {
+            let name = name.to_string();
+            join_all(parts.iter().map(|part| part.session.start_crictl(&name))).await;
+        }
+        stage_all(job, parts, load).await
+    };
+    let staged = job.cancel.unless(staging).await?;
     clock.end("stage", began);
 
     job.step(|| "staged on every node".to_owned());

@@ -65,6 +65,7 @@ sub answer {
 
 # Starts crictl. It asks nobody anything before its configuration, which is the node's own, has come to
 # its end: that is when what this returns is closed.
+# crictl itself gives a busy node two seconds; kindlift knows better how long it may take.
 sub crictl {
     my ($answers, $stream, $name) = @_;
     my ($config, $end);
