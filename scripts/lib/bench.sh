@@ -17,7 +17,11 @@ stop_registry() {
   for node in "${told[@]}"; do
     docker exec "$node" rm -rf "/etc/containerd/certs.d/$registry" || true
   done
-  [[ -z $registry_pid ]] || kill "$registry_pid" || true
+  if [[ -n $registry_pid ]]; then
+    kill "$registry_pid" || true
+    # It writes to its folder until it has ended.
+    wait "$registry_pid" || true
+  fi
   told=() registry="" registry_pid=""
   rm -rf "$work/registry"
 }
