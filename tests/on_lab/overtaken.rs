@@ -176,16 +176,11 @@ fn loses_what_was_staged(cluster: &Cluster, app: &App, load: impl Fn() -> Comman
 fn what_a_node_loses_before_the_names_move_comes_again() {
     let cluster = Cluster::new("loses", 1, &[]);
     let app = App::new("loses");
-    let args = [
-        "--tag",
-        &app.tag("dev"),
-        "--verbose",
-        "--cluster",
-        &cluster.name,
-    ];
+    let args = ["--verbose", "--cluster", &cluster.name, "--tag"];
     loses_what_was_staged(&cluster, &app, || {
         let mut kindlift = lab::kindlift();
-        kindlift.arg("build").args(args).arg(app.folder());
+        kindlift.arg("build").args(args).arg(app.tag("dev"));
+        kindlift.arg(app.folder());
         kindlift
     })
     .says("trying again: node ")
@@ -193,7 +188,7 @@ fn what_a_node_loses_before_the_names_move_comes_again() {
     // And from a builder that is no engine.
     let (app, builder) = (App::new("loses-built"), Builder::new());
     let tag = app.tag("dev");
-    let args = [&args[2..], &["--tag", &tag, "."]].concat();
+    let args = [&args[..], &[&tag, "."]].concat();
     loses_what_was_staged(&cluster, &app, || builder.build(&app, &args))
         .says("trying again with everything: node ");
 }

@@ -108,29 +108,28 @@ impl Plain {
     /// The call's failure.
     pub(super) async fn shown(&self, name: &str) -> Result<Option<String>, Failure> {
         let what = "asking the CRI for the image";
-        let ran = self.inspecti(name).await?;
-        if !ran.success && ran.stderr.contains("no such image") {
-            return Ok(None);
+        match run(&self.link, what, &inspecti(name)).await {
+            Ok(output) => match crictl::parse(&output) {
+                Ok(shown) => Ok(Some(shown.id)),
+                Err(e) => Err(self.failure(what, &Status::unknown(one_line(&e).to_string()))),
+            },
+            Err(failure) if failure.text.contains("no such image") => Ok(None),
+            Err(failure) => Err(failure),
         }
-        let failed = |status: &Status| self.failure(what, status);
-        if !ran.success {
-            let stdout = String::from_utf8_lossy(&ran.stdout);
-            return Err(failed(&said(&ran.stderr, &stdout)));
-        }
-        let shown = crictl::parse(&ran.stdout);
-        let shown = shown.map_err(|e| failed(&Status::unknown(one_line(&e).to_string())))?;
-        Ok(Some(shown.id))
     }
 
-    /// Runs `crictl inspecti` on the node. crictl itself gives a busy node two seconds; how long a node
-    /// may be silent is ours to say.
+    /// Runs `crictl inspecti` on the node.
     ///
     /// # Errors
     /// That the node stopped answering.
     pub(super) async fn inspecti(&self, name: &str) -> Result<Ran, Failure> {
-        let args = ["crictl", "--timeout", "60s", "inspecti", "-o", "json", name];
-        ran(&self.link, "crictl inspecti", &args).await
+        ran(&self.link, "crictl inspecti", &inspecti(name)).await
     }
+}
+
+/// crictl itself gives a busy node two seconds; how long a node may be silent is ours to say.
+fn inspecti(name: &str) -> [&str; 7] {
+    ["crictl", "--timeout", "60s", "inspecti", "-o", "json", name]
 }
 
 /// Runs a program on the node to its end, and returns what it wrote to stdout.

@@ -457,7 +457,7 @@ mod tests {
             std::fs::create_dir(&bin).unwrap();
             let config = folder.path().join("crictl.yaml");
             std::fs::write(&config, "the node's own").unwrap();
-            let child = tokio::process::Command::new("/usr/bin/perl")
+            let child = tokio::process::Command::new("perl")
                 .args(["-e", RELAY])
                 .args([socket, folder.path().join("ingest")])
                 .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
@@ -513,12 +513,8 @@ mod tests {
     #[tokio::test]
     async fn the_relay_takes_frames_apart() {
         let mut relay = Relay::start(&["a", "b"]);
-        let Shared {
-            incoming,
-            mut outgoing,
-            frames,
-            filling: _filling,
-        } = relay.share().await;
+        let mut shared = relay.share().await;
+        let frames = &shared.frames;
         let (a, none, b) = (
             frames.open("a").await.unwrap(),
             frames.open("none").await.unwrap(),
@@ -526,16 +522,16 @@ mod tests {
         );
         let large = Bytes::from(vec![b'x'; 700_000]);
         a.append(large.clone()).await.unwrap();
-        outgoing.write_all(b"one ").await.unwrap();
+        shared.outgoing.write_all(b"one ").await.unwrap();
         none.append(large.clone()).await.unwrap();
         b.append(Bytes::from_static(b"to b")).await.unwrap();
-        outgoing.write_all(b"two").await.unwrap();
+        shared.outgoing.write_all(b"two").await.unwrap();
         a.append(Bytes::from_static(b"!")).await.unwrap();
         for file in [a, none, b] {
             file.close().await.unwrap();
         }
-        drop(outgoing);
-        assert_eq!(relay.echoed(incoming).await, b"one two");
+        drop(shared.outgoing);
+        assert_eq!(relay.echoed(shared.incoming).await, b"one two");
         assert!(relay.data("a") == [b"before ", &large[..], b"!"].concat());
         assert_eq!(relay.data("b"), b"before to b");
     }
@@ -587,6 +583,18 @@ mod tests {
         }
     }
 
+    /// Waits for work while gRPC reads, to which nothing is said.
+    async fn while_grpc_reads<T>(
+        incoming: &mut (impl AsyncRead + Unpin),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut bytes = [0];
+        tokio::select! {
+            done = timeout(SOON, work) => done.unwrap(),
+            _ = incoming.read(&mut bytes) => panic!("nothing was said to the socket"),
+        }
+    }
+
     /// Writes down that it has started, and what it was given once its configuration is whole.
     const WAITS: &str =
         "touch started; cat \"$CRI_CONFIG_FILE\" >config; printf '<%s>' \"$@\" >asked
@@ -604,11 +612,7 @@ mod tests {
             assert!(!relay.file("asked").exists(), "it asks too early");
             crictl.ask().await.unwrap()
         };
-        let mut bytes = [0];
-        let ran = tokio::select! {
-            ran = timeout(SOON, read) => ran.unwrap(),
-            _ = shared.incoming.read(&mut bytes) => panic!("nothing was said to the socket"),
-        };
+        let ran = while_grpc_reads(&mut shared.incoming, read).await;
         assert_eq!(
             (&*ran.stdout, &*ran.stderr, ran.success, &*ran.status),
             (
@@ -629,22 +633,18 @@ mod tests {
         let script = "cat \"$CRI_CONFIG_FILE\" >/dev/null
             for last; do :; done; head -c 300000 /dev/zero | tr '\\0' \"$last\"";
         let mut relay = Relay::start(&[]).with_crictl(script);
-        let Shared {
-            incoming,
-            mut outgoing,
-            frames,
-            filling: _filling,
-        } = relay.share().await;
+        let mut shared = relay.share().await;
+        let frames = &shared.frames;
         let ask = async |name: &str| frames.crictl(name).await.unwrap().ask().await.unwrap();
         let grpc = vec![b'g'; 2_000_000];
         let crictls = async {
-            let write = async { outgoing.write_all(&grpc).await.unwrap() };
+            let write = async { shared.outgoing.write_all(&grpc).await.unwrap() };
             let (a, b, ()) = tokio::join!(ask("a"), ask("b"), write);
-            drop(outgoing);
+            drop(shared.outgoing);
             (a, b)
         };
         let asked = timeout(SOON, async {
-            tokio::join!(crictls, relay.echoed(incoming))
+            tokio::join!(crictls, relay.echoed(shared.incoming))
         });
         let ((a, b), echoed) = asked.await.unwrap();
         assert!(
@@ -673,11 +673,7 @@ mod tests {
             }
             let mut shared = relay.share().await;
             let ask = async { shared.frames.crictl("a").await.unwrap().ask().await };
-            let mut bytes = [0];
-            let ran = tokio::select! {
-                ran = timeout(SOON, ask) => ran.unwrap().unwrap(),
-                _ = shared.incoming.read(&mut bytes) => panic!("nothing was said to the socket"),
-            };
+            let ran = while_grpc_reads(&mut shared.incoming, ask).await.unwrap();
             assert_eq!(ran.status, format!("exit status: {status}"));
             assert_eq!((ran.success, &*ran.stderr), (status == "0", stderr));
         }
