@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::lab::{self, App, Node};
+use crate::lab::{self, App, Cluster, Node};
 use crate::run::{self, Run};
+use crate::trouble::Before;
 
 /// Loads a new image of an app, as Skaffold has it done, and returns its ID.
-fn load_next(app: &App) -> String {
+fn load_next(app: &App, cluster: &str) -> String {
     app.random("app.bin", 1_000);
     let document = run::run(
         app.skaffold("dev")
-            .args(["--cluster", "dev", "--output", "json"]),
+            .args(["--cluster", cluster, "--output", "json"]),
     )
     .expect(0)
     .json();
@@ -22,10 +23,10 @@ fn load_next(app: &App) -> String {
         .to_owned()
 }
 
-fn prune(app: &App, args: &[&str]) -> Run {
+fn prune(app: &App, cluster: &str, args: &[&str]) -> Run {
     run::run(
         lab::kindlift()
-            .args(["prune", "--cluster", "dev", &app.name])
+            .args(["prune", "--cluster", cluster, &app.name])
             .args(args),
     )
     .expect(0)
@@ -33,8 +34,8 @@ fn prune(app: &App, args: &[&str]) -> Run {
 
 /// The IDs of an app's images that crictl on each node shows, of those given.
 #[track_caller]
-fn on_all(ids: &[String]) -> Vec<&String> {
-    let shown = lab::on_each(&lab::dev(), |node| {
+fn on_all<'a>(nodes: &[String], ids: &'a [String]) -> Vec<&'a String> {
+    let shown = lab::on_each(nodes, |node| {
         let shown = ids.iter().filter(|id| lab::crictl(node, id).is_some());
         shown.collect::<Vec<_>>()
     });
@@ -73,16 +74,18 @@ impl Drop for Container {
 
 #[test]
 fn superseded_images_go_from_every_node() {
+    // Its own: what a dry run leaves as it is, no other test may touch meanwhile.
+    let cluster = Cluster::new("prune", 2, &[]);
     let app = App::new("prune");
     let stranger = App::new("stranger");
-    run::run(&mut stranger.build("dev", "dev")).expect(0);
-    let ids: Vec<String> = (0..5).map(|_| load_next(&app)).collect();
-    let worker = &lab::dev()[1];
+    run::run(&mut stranger.build("dev", &cluster.name)).expect(0);
+    let ids: Vec<String> = (0..5).map(|_| load_next(&app, &cluster.name)).collect();
+    let worker = cluster.worker();
     // Whatever becomes of its name: by ID.
     let container = Container::of(worker, &ids[0]);
     // Somebody gave the second one another name, on one node.
     let other = format!("docker.io/library/{}:mine", lab::unique("other"));
-    let listed = prune(&app, &["--output", "json"]).json();
+    let listed = prune(&app, &cluster.name, &["--output", "json"]).json();
     let name_of = |id: &String| -> String {
         let image = listed["images"].as_array().unwrap().iter().find(|image| {
             image["names"].as_array().unwrap().iter().any(|name| {
@@ -105,8 +108,8 @@ fn superseded_images_go_from_every_node() {
     )
     .expect(0);
 
-    let before = lab::on_each(&lab::dev(), Node::of);
-    let dry = prune(&app, &["--keep", "1"]);
+    let before = Before::of(&cluster);
+    let dry = prune(&app, &cluster.name, &["--keep", "1"]);
     assert!(dry.stderr.contains("would remove 2 images"), "{dry}");
     assert!(dry.stderr.contains("--yes"), "{dry}");
     for words in [
@@ -117,10 +120,15 @@ fn superseded_images_go_from_every_node() {
     ] {
         assert!(dry.stdout.contains(words), "no {words:?} in:\n{dry}");
     }
-    assert_eq!(lab::on_each(&lab::dev(), Node::of), before);
-    assert_eq!(on_all(&ids).len(), 5);
+    before.is_now();
+    assert_eq!(on_all(&cluster.nodes, &ids).len(), 5);
 
-    let done = prune(&app, &["--keep", "1", "--yes", "--output", "json"]).json();
+    let done = prune(
+        &app,
+        &cluster.name,
+        &["--keep", "1", "--yes", "--output", "json"],
+    )
+    .json();
     let verdicts: Vec<&Value> = done["images"]
         .as_array()
         .unwrap()
@@ -132,21 +140,21 @@ fn superseded_images_go_from_every_node() {
         verdicts,
         ["newest", "remove", "remove", "named-by-others", "in-use"]
     );
-    assert_eq!(on_all(&ids), [&ids[0], &ids[1], &ids[4]]);
+    assert_eq!(on_all(&cluster.nodes, &ids), [&ids[0], &ids[1], &ids[4]]);
     // Their bytes too: nothing holds their configs any more.
-    for node in lab::on_each(&lab::dev(), Node::of) {
+    for node in cluster.state() {
         for id in &ids[2..4] {
             assert!(!node.content.contains(id), "{id} is still there");
         }
     }
-    lab::proven(&lab::dev(), &[app.on_node("dev")]);
-    lab::proven(&lab::dev(), &[stranger.on_node("dev")]);
+    lab::proven(&cluster.nodes, &[app.on_node("dev")]);
+    lab::proven(&cluster.nodes, &[stranger.on_node("dev")]);
 
     // Once nothing uses it and nobody else names it, it goes.
     drop(container);
     lab::exec(worker, &["ctr", "-n", "k8s.io", "images", "rm", &other]).expect(0);
-    prune(&app, &["--keep", "1", "--yes"]);
-    assert_eq!(on_all(&ids), [&ids[4]]);
+    prune(&app, &cluster.name, &["--keep", "1", "--yes"]);
+    assert_eq!(on_all(&cluster.nodes, &ids), [&ids[4]]);
 }
 
 #[test]
@@ -164,30 +172,30 @@ fn an_image_without_a_tag_is_still_known_by_its_name() {
                 .to_owned(),
         );
     }
-    let dry = prune(&app, &["--keep", "1"]);
+    let dry = prune(&app, "dev", &["--keep", "1"]);
     let untagged = format!("{} (no tag left)", app.name);
     assert!(dry.stdout.contains(&untagged), "{dry}");
-    prune(&app, &["--keep", "1", "--yes"]);
-    assert_eq!(on_all(&ids), [&ids[1]]);
+    prune(&app, "dev", &["--keep", "1", "--yes"]);
+    assert_eq!(on_all(&lab::dev(), &ids), [&ids[1]]);
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
 
 #[test]
 fn young_images_stay() {
     let app = App::new("prune-young");
-    let ids = [load_next(&app), load_next(&app)];
-    prune(&app, &["--keep", "1", "--older-than", "1h", "--yes"]);
-    assert_eq!(on_all(&ids).len(), 2);
+    let ids = [load_next(&app, "dev"), load_next(&app, "dev")];
+    prune(&app, "dev", &["--keep", "1", "--older-than", "1h", "--yes"]);
+    assert_eq!(on_all(&lab::dev(), &ids).len(), 2);
 }
 
 #[test]
 fn a_build_prunes_what_it_supersedes() {
     let app = App::new("prune-build");
-    let first = load_next(&app);
-    let second = load_next(&app);
+    let first = load_next(&app, "dev");
+    let second = load_next(&app, "dev");
     app.random("app.bin", 1_000);
     run::run(app.skaffold("dev").args(["--cluster", "dev", "--prune=2"])).expect(0);
-    assert_eq!(on_all(&[first, second.clone()]), [&second]);
+    assert_eq!(on_all(&lab::dev(), &[first, second.clone()]), [&second]);
     lab::proven(&lab::dev(), &[app.on_node("dev")]);
 }
 
