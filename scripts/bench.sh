@@ -3,8 +3,7 @@
 # registry (the engine's push, then `crictl pull` on all nodes, which proves nothing).
 # Prints a table of medians, ratios and goals; docs/benchmarks.md keeps the numbers.
 #
-# bench.sh [ROUNDS] [SECTION]...   ROUNDS (default 10) follow one that is not counted; `kind load`,
-#                                  and what loads a whole image, get three.
+# bench.sh [ROUNDS] [SECTION]...   ROUNDS (default 10) follow one that is not counted; `kind load` gets three.
 #
 #   containerd overlay2 podman rootless   1, 20 and 100 MB changed, built by that engine
 #   same                                  nothing changed: `ensure`
@@ -270,23 +269,31 @@ peak() {
   echo $((most / 1000)) >>"$work/peak"
 }
 
-# cold: images of which the nodes have nothing, three times; with the memory that it takes.
+# cold: images of which the nodes have nothing. What one has left to be written out is no load on the next.
 cold() {
-  local round
+  local round counted who
   engine containerd
-  for round in 1 2 3; do
-    image "cold$round" 500
-    # Nothing can be written where temporary files would go.
-    pointed+=(TMPDIR=/nonexistent)
-    ours cold-ours "cold$round" dev
-    forget "cold$round" dev "${dev[@]}"
-    # Other bytes: what has been loaded is not cold any more.
-    image "cold-theirs$round" 500
-    theirs cold-registry "cold-theirs$round" "${dev[@]}"
-    forget "cold-theirs$round" dev "${dev[@]}"
-    image "cold-kind$round" 500
-    kind_load cold-kind "cold-kind$round"
-    forget "cold-kind$round" dev "${dev[@]}"
+  # Nothing can be written where temporary files would go.
+  pointed+=(TMPDIR=/nonexistent)
+  for ((round = 0; round <= rounds; round++)); do
+    counted=""
+    [[ $round -gt 0 ]] || counted=warm-
+    # Neither always goes first.
+    local order=(ours theirs)
+    if ((round % 2)); then order=(theirs ours); fi
+    if [[ $round -le 3 ]]; then order+=(kind); fi
+    for who in "${order[@]}"; do
+      # Other bytes: what has been loaded is not cold any more.
+      image "whole-$who" 500
+      sync
+      case $who in
+        ours) ours "${counted}cold-ours" whole-ours dev ;;
+        theirs) theirs "${counted}cold-registry" whole-theirs "${dev[@]}" ;;
+        kind) kind_load "${counted}cold-kind" whole-kind ;;
+      esac
+      forget "whole-$who" dev "${dev[@]}"
+      "${command[@]}" builder prune --all --force >/dev/null
+    done
   done
   row "cold: whole image, against push + pull" cold-ours cold-registry 1.2
   row "cold: whole image, against kind load" cold-ours cold-kind 0.4
