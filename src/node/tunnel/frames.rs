@@ -547,9 +547,7 @@ mod tests {
             (1, "z"),
             (1, ""),
         ] {
-            frames.extend(stream.to_be_bytes());
-            frames.extend(u32::try_from(bytes.len()).unwrap().to_be_bytes());
-            frames.extend(bytes.as_bytes());
+            frames.extend(framed(stream, bytes.as_bytes()));
         }
         let mut relay = Relay::start(&["a"]);
         let mut stdin = relay.child.stdin.take().unwrap();
@@ -564,6 +562,40 @@ mod tests {
         let incoming = share(tokio::io::sink(), stdout).incoming;
         assert_eq!(relay.echoed(incoming).await, b"grpc more");
         assert_eq!(relay.data("a"), b"before xyz");
+    }
+
+    fn framed(stream: u32, bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap();
+        [&stream.to_be_bytes(), &length.to_be_bytes(), bytes].concat()
+    }
+
+    /// The relay lets pieces gather, but not until the frame is whole.
+    #[tokio::test]
+    async fn the_relay_writes_a_large_frame_while_the_rest_is_late() {
+        let mut relay = Relay::start(&["a"]);
+        let mut stdin = relay.child.stdin.take().unwrap();
+        let bytes = [vec![b'x'; 100_000], vec![b'y'; 300_000]].concat();
+        let frames = [framed(1, b"file a"), framed(1, &bytes), framed(1, b"")].concat();
+        // The last frame's head is among the rest.
+        let (first, rest) = frames.split_at(frames.len() - 300_000);
+        let written = [&b"before "[..], &bytes].concat();
+        stdin.write_all(first).await.unwrap();
+        stdin.flush().await.unwrap();
+        let here = b"before ".len() + 100_008;
+        let wait = async {
+            while relay.data("a").len() < here {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, wait).await.unwrap();
+        assert_eq!(relay.data("a"), written[..here]);
+        stdin.write_all(rest).await.unwrap();
+        drop(stdin);
+        let mut stdout = BufReader::new(relay.child.stdout.take().unwrap());
+        hello::read(&mut stdout).await.unwrap();
+        let incoming = share(tokio::io::sink(), stdout).incoming;
+        assert_eq!(relay.echoed(incoming).await, b"");
+        assert_eq!(relay.data("a"), written);
     }
 
     /// A longer reference that ends like another, and one from another namespace.
