@@ -508,6 +508,14 @@ mod tests {
             timeout(SOON, &mut self.echo).await.unwrap().unwrap();
             all
         }
+
+        /// The same for frames that the test has written itself.
+        async fn echoed_after(&mut self, stdin: tokio::process::ChildStdin) -> Vec<u8> {
+            drop(stdin);
+            let mut stdout = BufReader::new(self.child.stdout.take().unwrap());
+            hello::read(&mut stdout).await.unwrap();
+            self.echoed(share(tokio::io::sink(), stdout).incoming).await
+        }
     }
 
     #[tokio::test]
@@ -556,11 +564,7 @@ mod tests {
             stdin.flush().await.unwrap();
             tokio::task::yield_now().await;
         }
-        drop(stdin);
-        let mut stdout = BufReader::new(relay.child.stdout.take().unwrap());
-        hello::read(&mut stdout).await.unwrap();
-        let incoming = share(tokio::io::sink(), stdout).incoming;
-        assert_eq!(relay.echoed(incoming).await, b"grpc more");
+        assert_eq!(relay.echoed_after(stdin).await, b"grpc more");
         assert_eq!(relay.data("a"), b"before xyz");
     }
 
@@ -574,28 +578,24 @@ mod tests {
     async fn the_relay_writes_a_large_frame_while_the_rest_is_late() {
         let mut relay = Relay::start(&["a"]);
         let mut stdin = relay.child.stdin.take().unwrap();
-        let bytes = [vec![b'x'; 100_000], vec![b'y'; 300_000]].concat();
-        let frames = [framed(1, b"file a"), framed(1, &bytes), framed(1, b"")].concat();
-        // The last frame's head is among the rest.
-        let (first, rest) = frames.split_at(frames.len() - 300_000);
-        let written = [&b"before "[..], &bytes].concat();
-        stdin.write_all(first).await.unwrap();
+        let (early, late) = (vec![b'x'; 100_000], vec![b'y'; 300_000]);
+        let mut first = framed(1, b"file a");
+        first.extend(framed(1, &[&early[..], &late].concat()));
+        first.truncate(first.len() - late.len());
+        stdin.write_all(&first).await.unwrap();
         stdin.flush().await.unwrap();
-        let here = b"before ".len() + 100_008;
+        let written = [b"before ", &early[..]].concat();
         let wait = async {
-            while relay.data("a").len() < here {
+            while relay.data("a").len() < written.len() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
         timeout(SOON, wait).await.unwrap();
-        assert_eq!(relay.data("a"), written[..here]);
-        stdin.write_all(rest).await.unwrap();
-        drop(stdin);
-        let mut stdout = BufReader::new(relay.child.stdout.take().unwrap());
-        hello::read(&mut stdout).await.unwrap();
-        let incoming = share(tokio::io::sink(), stdout).incoming;
-        assert_eq!(relay.echoed(incoming).await, b"");
         assert_eq!(relay.data("a"), written);
+        let rest = [&late[..], &framed(1, b"")].concat();
+        stdin.write_all(&rest).await.unwrap();
+        assert_eq!(relay.echoed_after(stdin).await, b"");
+        assert_eq!(relay.data("a"), [written, late].concat());
     }
 
     /// A longer reference that ends like another, and one from another namespace.
